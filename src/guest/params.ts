@@ -71,6 +71,8 @@ export const ParamsSchema = v.object({
     /** Its arguments, without argv[0]; empty when they could not be read (adopt and command only). */
     argv: v.pipe(v.array(v.pipe(v.string(), v.maxLength(65536))), v.maxLength(4096)),
   }),
+  /** Ids of devices that were plugged in after the start: no command line can bring them back. */
+  hot_plugged: v.pipe(v.array(text(256)), v.maxLength(1024)),
   disks: v.pipe(v.array(DiskSchema), v.maxLength(256)),
 });
 

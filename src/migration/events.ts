@@ -2,7 +2,7 @@
 // printers (which show). The shapes are documented in docs/output.md, and a test holds the two
 // against each other. Times are ISO 8601 in UTC; sizes are bytes; durations are milliseconds.
 
-import type { Side } from "../base/errors.ts";
+import type { ErrorKind, Side } from "../base/errors.ts";
 import type { PhaseName } from "./phases.ts";
 
 /** What every event carries. `phase` is null before the first and for events outside a migration. */
@@ -20,6 +20,8 @@ export interface ListeningEvent {
   host: string;
   port: number;
   pid: number;
+  /** Where a detached receiver writes its lines; null when it writes them on standard output. */
+  log: string | null;
 }
 
 export interface StartedEvent {
@@ -117,7 +119,7 @@ export interface AccountEvent {
 
 export interface ErrorAccount {
   code: string;
-  kind: string;
+  kind: ErrorKind;
   message: string;
   hint: string | null;
   side: Side | null;

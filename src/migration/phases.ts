@@ -27,6 +27,8 @@ export interface Phase {
   readonly endsWith: string;
   /** What is done on each side when it fails. */
   readonly undo: { readonly source: string; readonly destination: string };
+  /** Longest time in ms; null where only the operator's `--timeout` limits it. */
+  readonly limitMs: number | null;
   /** Whether somebody may still cancel the migration. */
   readonly cancellable: boolean;
 }
@@ -35,6 +37,7 @@ export const PHASES: readonly Phase[] = [
   {
     name: "preflight",
     title: "checking both hosts",
+    limitMs: 60_000,
     storageOnly: false,
     owner: "source",
     guestRuns: true,
@@ -45,6 +48,7 @@ export const PHASES: readonly Phase[] = [
   {
     name: "params",
     title: "starting the guest's QEMU at the destination",
+    limitMs: 300_000,
     storageOnly: false,
     owner: "source",
     guestRuns: true,
@@ -58,6 +62,7 @@ export const PHASES: readonly Phase[] = [
   {
     name: "mirror",
     title: "mirroring the disks",
+    limitMs: null,
     storageOnly: true,
     owner: "source",
     guestRuns: true,
@@ -71,6 +76,7 @@ export const PHASES: readonly Phase[] = [
   {
     name: "ram",
     title: "sending the memory",
+    limitMs: null,
     storageOnly: false,
     owner: "source",
     guestRuns: true,
@@ -81,6 +87,7 @@ export const PHASES: readonly Phase[] = [
   {
     name: "switchover",
     title: "switching over",
+    limitMs: 60_000,
     storageOnly: false,
     owner: "source",
     guestRuns: false,
@@ -91,6 +98,7 @@ export const PHASES: readonly Phase[] = [
   {
     name: "handover",
     title: "handing the guest over",
+    limitMs: 30_000,
     storageOnly: false,
     owner: "destination_once_accepted",
     guestRuns: false,
@@ -104,6 +112,7 @@ export const PHASES: readonly Phase[] = [
   {
     name: "end",
     title: "tidying up",
+    limitMs: 30_000,
     storageOnly: false,
     owner: "destination_once_accepted",
     guestRuns: true,

@@ -19,6 +19,7 @@ export class EventSubscription implements EventListener, Disposable {
   readonly #names: ReadonlySet<string>;
   readonly #queue = new AsyncQueue<QmpEvent>();
   readonly #stop: () => void;
+  #lastSeenMs: number | undefined;
 
   /** An empty set of names means every event. */
   constructor(names: ReadonlySet<string>, stop: () => void) {
@@ -27,7 +28,14 @@ export class EventSubscription implements EventListener, Disposable {
   }
 
   deliver(event: QmpEvent): void {
-    if (this.#names.size === 0 || this.#names.has(event.event)) this.#queue.push(event);
+    if (this.#names.size > 0 && !this.#names.has(event.event)) return;
+    this.#lastSeenMs = event.timestampMs;
+    this.#queue.push(event);
+  }
+
+  /** QEMU's time of the newest event, whether it was taken or not; undefined before the first. */
+  get lastSeenMs(): number | undefined {
+    return this.#lastSeenMs;
   }
 
   fail(error: Error): void {

@@ -1,0 +1,101 @@
+// The other agent, as both stories see it: one session with its control channel, and what it says
+// unasked turned into the end of this migration or a warning.
+
+import { AgentError, type Side } from "../src/base/errors.ts";
+import { ControlChannel, type Handlers, type Notification } from "../src/control/channel.ts";
+import { errorFromBody, errorToBody } from "../src/control/error_body.ts";
+import type { Migration } from "../src/migration/migration.ts";
+import type { ByteLink } from "../src/wire/byte_link.ts";
+import { Session } from "../src/wire/session.ts";
+
+/** How long the last words to a peer may take when this side has failed. */
+const LAST_WORDS_MS = 2000;
+
+export class Peer {
+  readonly session: Session;
+  readonly channel: ControlChannel;
+  readonly #side: Side;
+
+  private constructor(session: Session, channel: ControlChannel, side: Side) {
+    this.session = session;
+    this.channel = channel;
+    this.#side = side;
+  }
+
+  /** The sender's end: opens the control stream. */
+  static dialled(link: ByteLink, migration: Migration): Peer {
+    const session = new Session(link, { role: "initiator" });
+    return Peer.#make(session, { stream: session.openStream("control"), migration });
+  }
+
+  /** The receiver's end: waits for the control stream. */
+  static async accepted(
+    link: ByteLink,
+    options: { migration: Migration; handlers: Handlers; signal: AbortSignal },
+  ): Promise<Peer> {
+    const session = new Session(link, { role: "responder" });
+    try {
+      const stream = await session.acceptStream("control", options.signal);
+      return Peer.#make(session, { stream, ...options });
+    } catch (error) {
+      session.close();
+      throw error;
+    }
+  }
+
+  static #make(session: Session, options: {
+    stream: ReturnType<Session["openStream"]>;
+    migration: Migration;
+    handlers?: Handlers;
+  }): Peer {
+    const { stream, migration, handlers } = options;
+    const { side } = migration;
+    const channel = new ControlChannel(stream, {
+      side,
+      ...(handlers ? { handlers } : {}),
+      onNotification: (notification) => hear(notification, migration),
+    });
+    return new Peer(session, channel, side);
+  }
+
+  /** The end of the session, or of its control channel, ends the migration. */
+  guard(migration: Migration): void {
+    migration.failWith(this.session.signal);
+    migration.failWith(this.channel.signal);
+  }
+
+  /** Tells the peer why this side gave up, unless it was the peer who said so or it is gone. */
+  async tellFailure(error: AgentError): Promise<void> {
+    if (this.session.signal.aborted) return;
+    const told = error.kind === "cancelled"
+      ? this.channel.notify("cancel", { reason: error.message })
+      : this.channel.notify("failed", errorToBody(error, this.#side));
+    // A peer that cannot be told finds out by the end of the connection.
+    await Promise.race([
+      told.catch(() => {}),
+      new Promise((done) => setTimeout(done, LAST_WORDS_MS)),
+    ]);
+  }
+
+  /** Ends the connection in order. */
+  async leave(code: "done" | "failed", reason: string): Promise<void> {
+    await this.session.goAway(code, reason);
+  }
+}
+
+function hear(notification: Notification, migration: Migration): void {
+  const peerSide: Side = migration.side === "source" ? "destination" : "source";
+  switch (notification.name) {
+    case "warning":
+      return migration.report({ type: "warning", ...notification.body });
+    case "failed":
+      return migration.fail(errorFromBody(notification.body, peerSide));
+    case "cancel":
+      return migration.fail(
+        new AgentError("cancelled_by_peer", notification.body.reason, {
+          kind: "cancelled",
+          side: peerSide,
+        }),
+      );
+  }
+}

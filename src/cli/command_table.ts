@@ -1,0 +1,99 @@
+// Every command, in one table: a new one is a new row here (and its type in `Command`). Parsing,
+// help and completions go through `COMMANDS` and know no command by name.
+
+import type { ReceiveOptions } from "./receive_command.ts";
+import { RECEIVE_COMMAND } from "./receive_command.ts";
+import type { SendOptions } from "./send_command.ts";
+import { SEND_COMMAND } from "./send_command.ts";
+import { type CommandSpec, defineCommand } from "./option_spec.ts";
+
+export interface DemoOptions {
+  command: "demo";
+  json: boolean;
+}
+
+const SHELLS = ["bash", "zsh"] as const;
+export type Shell = (typeof SHELLS)[number];
+
+export interface CompletionsOptions {
+  command: "completions";
+  shell: Shell;
+}
+
+export interface HelpOptions {
+  command: "help";
+  /** The command that help is wanted for; null: all of them. */
+  topic: string | null;
+}
+
+export interface VersionOptions {
+  command: "version";
+}
+
+/** What a command line asks for. */
+export type Command =
+  | SendOptions
+  | ReceiveOptions
+  | DemoOptions
+  | CompletionsOptions
+  | HelpOptions
+  | VersionOptions;
+
+const DEMO_COMMAND = defineCommand({
+  name: "demo",
+  summary: "move a small test guest between two QEMUs on this machine",
+  about:
+    "Starts a tiny busy guest with two disks, moves it to a second QEMU on this machine with " +
+    "a sender and a receiver of its own, and proves that its counter went on unbroken, its memory " +
+    "is consistent and the disks are equal. Needs QEMU and leaves nothing behind.",
+  examples: [{ task: "See a migration", line: "migrate-agent demo" }],
+  options: [
+    {
+      name: "json",
+      group: "Output",
+      help: "One JSON object per line; the last is the account.",
+    },
+  ],
+  read: (given): DemoOptions => ({ command: "demo", json: given.has("json") }),
+});
+
+const COMPLETIONS_COMMAND = defineCommand({
+  name: "completions",
+  summary: "print the completions for a shell",
+  about: "Prints a script that teaches a shell to complete commands, options and their values.",
+  examples: [
+    { task: "bash, in this shell", line: "source <(migrate-agent completions bash)" },
+    {
+      task: "zsh, for good",
+      line: "migrate-agent completions zsh > /usr/local/share/zsh/site-functions/_migrate-agent",
+    },
+  ],
+  positional: { name: "SHELL", required: true, choices: () => SHELLS },
+  options: [],
+  read(given): CompletionsOptions {
+    return { command: "completions", shell: SHELLS.find((s) => s === given.positional)! };
+  },
+});
+
+const HELP_COMMAND = defineCommand({
+  name: "help",
+  summary: "explain a command",
+  about: "Explains all commands, or one of them with its options and examples.",
+  examples: [{ task: "How to send a guest", line: "migrate-agent help send" }],
+  positional: {
+    name: "COMMAND",
+    required: false,
+    choices: () => COMMANDS.map((command) => command.name),
+  },
+  options: [],
+  read: (given): HelpOptions => ({ command: "help", topic: given.positional }),
+});
+
+/** In the order in which help shows them. */
+export const COMMANDS: readonly CommandSpec<Command>[] = [
+  RECEIVE_COMMAND,
+  SEND_COMMAND,
+  DEMO_COMMAND,
+  COMPLETIONS_COMMAND,
+  HELP_COMMAND,
+];

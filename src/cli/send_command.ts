@@ -1,0 +1,191 @@
+// `migrate-agent send`: its options as data and their typed form. Knows nothing of what a
+// migration does with them.
+
+import { quote } from "../base/errors.ts";
+import { defineCommand, refuseValue } from "./option_spec.ts";
+import {
+  type HostPort,
+  isLoopback,
+  readChoice,
+  readDuration,
+  readHostPort,
+  readList,
+  readPid,
+  readSize,
+  readSocketPath,
+} from "./values.ts";
+
+const SOURCE_AFTER = ["quit", "paused"] as const;
+/** QEMU takes no more than 2000 s as `downtime-limit`. */
+const DOWNTIME_LIMIT_MAX_MS = 2_000_000;
+
+export interface SendOptions {
+  command: "send";
+  to: HostPort;
+  /** Absolute path of the source QEMU's QMP socket. */
+  qmp: string;
+  /** The source QEMU's process, for when the socket's owner cannot be found. */
+  qemuPid: number | null;
+  copyStorage: boolean;
+  /** The only disks to copy; null: all that can be written to. */
+  disks: string[] | null;
+  excludeDisks: string[];
+  /** Bytes per second for each disk; null: no limit. */
+  diskBandwidth: number | null;
+  /** Bytes per second; null: no limit. */
+  ramBandwidth: number | null;
+  downtimeLimitMs: number | null;
+  autoConverge: boolean;
+  /** The whole migration up to the handover; null: no limit. */
+  timeoutMs: number | null;
+  /** What becomes of the source QEMU once the guest runs at the destination. */
+  sourceAfter: (typeof SOURCE_AFTER)[number];
+  insecure: boolean;
+  json: boolean;
+}
+
+export const SEND_COMMAND = defineCommand({
+  name: "send",
+  summary: "move a guest of this host to the host where `receive` waits",
+  about: "Moves the running guest behind a QMP socket to another host. Until the guest has been " +
+    "handed over it stays here: whatever fails before, it runs on as if nothing had been tried. " +
+    "Without --copy-storage the disks are taken to be shared by both hosts, and only the guest's " +
+    "parameters and memory are sent.",
+  examples: [
+    {
+      task: "Move a guest with its disks",
+      line: "migrate-agent send -q --to 127.0.0.1:4444 --qmp /run/vm1/qmp.sock",
+    },
+    {
+      task: "Shared storage: move only its memory, with a pause of at most 100 ms",
+      line: "migrate-agent send --to 127.0.0.1:4444 --qmp /run/vm1/qmp.sock --downtime-limit 100ms",
+    },
+    {
+      task: "Leave the network room for others, give up after an hour",
+      line: "migrate-agent send -q --to 127.0.0.1:4444 --qmp /run/vm1/qmp.sock " +
+        "--disk-bandwidth 50M --ram-bandwidth 200M --timeout 1h",
+    },
+    {
+      task: "From a script: one JSON object per line, the account last",
+      line: "migrate-agent send -q --to 127.0.0.1:4444 --qmp /run/vm1/qmp.sock --json | tail -n 1",
+    },
+  ],
+  options: [
+    {
+      name: "to",
+      value: "HOST:PORT",
+      required: true,
+      group: "The guest and where it goes",
+      help: "Address of the receiver.",
+    },
+    {
+      name: "qmp",
+      value: "SOCKET",
+      required: true,
+      completes: "file",
+      group: "The guest and where it goes",
+      help: "The guest's QMP socket on this host (a path, `unix:` in front of it is accepted).",
+    },
+    {
+      name: "qemu-pid",
+      value: "PID",
+      group: "The guest and where it goes",
+      help: "The guest's QEMU process; needed only when the owner of the socket cannot be found.",
+    },
+    {
+      name: "source-after",
+      value: "WHAT",
+      completes: SOURCE_AFTER,
+      default: "quit",
+      group: "The guest and where it goes",
+      help: "What becomes of the QEMU here once the guest runs there: quit, or left paused.",
+    },
+    {
+      name: "copy-storage",
+      short: "q",
+      group: "Disks",
+      help: "Copy the disks too. Without it they are taken to be shared by both hosts.",
+    },
+    {
+      name: "disks",
+      value: "NAMES",
+      needs: ["copy-storage"],
+      excludes: ["exclude-disks"],
+      group: "Disks",
+      help: "Copy these alone (names separated by commas); the others are taken to be shared.",
+    },
+    {
+      name: "exclude-disks",
+      value: "NAMES",
+      needs: ["copy-storage"],
+      group: "Disks",
+      help: "Copy all but these, which are taken to be shared.",
+    },
+    {
+      name: "disk-bandwidth",
+      value: "SIZE",
+      needs: ["copy-storage"],
+      group: "Limits",
+      help: "At most so many bytes a second for each disk: 100M is 100 MiB/s.",
+    },
+    {
+      name: "ram-bandwidth",
+      value: "SIZE",
+      group: "Limits",
+      help: "At most so many bytes a second for the memory.",
+    },
+    {
+      name: "downtime-limit",
+      value: "TIME",
+      group: "Limits",
+      help: "Switch over once QEMU expects a pause no longer than this: 300ms.",
+    },
+    {
+      name: "auto-converge",
+      group: "Limits",
+      help: "Slow the guest's processors down when its memory changes faster than it can be sent.",
+    },
+    {
+      name: "timeout",
+      value: "TIME",
+      group: "Limits",
+      help: "Give up, and undo everything, when the handover is not reached in this time: 10m.",
+    },
+    {
+      name: "insecure",
+      group: "Connection",
+      help: "Send the guest over the network unencrypted. Needed for every address that is not " +
+        "this host's own loopback.",
+    },
+    { name: "json", group: "Output", help: "One JSON object per line; the last is the account." },
+  ],
+  read(given, around): SendOptions {
+    const to = given.must("to", readHostPort({ anyPort: false }));
+    const insecure = given.has("insecure");
+    if (!insecure && !isLoopback(to.host)) {
+      refuseValue(
+        "--to",
+        quote(to.host),
+        "is not a loopback address, and the connection is not encrypted: give --insecure if the " +
+          "network may see the guest's memory, or a loopback address behind a tunnel",
+      );
+    }
+    return {
+      command: "send",
+      to,
+      qmp: given.must("qmp", readSocketPath(around.cwd)),
+      qemuPid: given.one("qemu-pid", readPid),
+      copyStorage: given.has("copy-storage"),
+      disks: given.one("disks", readList),
+      excludeDisks: given.one("exclude-disks", readList) ?? [],
+      diskBandwidth: given.one("disk-bandwidth", readSize),
+      ramBandwidth: given.one("ram-bandwidth", readSize),
+      downtimeLimitMs: given.one("downtime-limit", readDuration({ maxMs: DOWNTIME_LIMIT_MAX_MS })),
+      autoConverge: given.has("auto-converge"),
+      timeoutMs: given.one("timeout", readDuration()),
+      sourceAfter: given.one("source-after", readChoice(SOURCE_AFTER)) ?? "quit",
+      insecure,
+      json: given.has("json"),
+    };
+  },
+});

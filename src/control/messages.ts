@@ -1,0 +1,151 @@
+// Every message that the two agents exchange, as schemas and types: the one place that says what a
+// body may hold. Strings, lists and numbers are bounded; fields that are not named here are dropped.
+// When which message is sent is the agents' story. Specification: docs/protocol.md, sections 6 to 8.
+
+import * as v from "valibot";
+import { AgentError } from "../base/errors.ts";
+
+/** The versions of the control messages that this program speaks. */
+export const PROTOCOL_VERSIONS: readonly number[] = [1];
+
+/** Text without control characters. */
+const text = (max: number) => v.pipe(v.string(), v.maxLength(max), v.regex(/^\P{Cc}*$/u));
+/** Text for people: whatever could play tricks on a terminal is removed, and it is cut. */
+const prose = (max: number) => v.pipe(v.string(), v.transform((value) => cleanProse(value, max)));
+const list = <T extends v.GenericSchema>(item: T, max: number) =>
+  v.pipe(v.array(item), v.maxLength(max));
+const integer = (min: number, max: number) =>
+  v.pipe(v.number(), v.integer(), v.minValue(min), v.maxValue(max));
+
+const path = v.pipe(text(4096), v.minLength(1));
+const diskName = v.pipe(text(256), v.minLength(1));
+const code = v.pipe(v.string(), v.regex(/^[a-z][a-z0-9_]{0,63}$/));
+const capability = v.pipe(v.string(), v.regex(/^[A-Za-z0-9_.-]{1,64}$/));
+const capabilities = list(capability, 64);
+const version = integer(1, 65535);
+const empty = v.object({});
+
+export const ErrorSchema = v.object({
+  code,
+  kind: v.picklist([
+    "usage",
+    "refused",
+    "failed",
+    "cancelled",
+    "link",
+    "timeout",
+    "uncertain",
+    "internal",
+  ]),
+  phase: v.nullable(v.pipe(v.string(), v.regex(/^[a-z][a-z0-9_]{0,31}$/))),
+  side: v.nullable(v.picklist(["source", "destination"])),
+  message: prose(2000),
+  hint: v.nullable(prose(1000)),
+});
+
+/** What the sender may ask, in the order in which it does, and what the receiver replies. */
+export const REQUESTS = {
+  hello: {
+    body: v.object({
+      protocol_versions: v.pipe(list(version, 16), v.minLength(1)),
+      agent_version: text(64),
+      features: capabilities,
+    }),
+    reply: v.object({
+      protocol_version: version,
+      agent_version: text(64),
+      migration_id: v.pipe(v.string(), v.regex(/^[A-Za-z0-9_-]{1,64}$/)),
+      features: capabilities,
+    }),
+  },
+  plan: {
+    body: v.object({
+      copy_storage: v.boolean(),
+      params_sha256: v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/)),
+    }),
+    reply: v.object({
+      qemu_version: text(64),
+      qemu_binary: v.nullable(path),
+      disks: list(
+        v.object({
+          name: diskName,
+          action: v.picklist(["mirror", "shared", "present", "empty"]),
+          path: v.nullable(path),
+          note: v.nullable(prose(1000)),
+        }),
+        256,
+      ),
+      warnings: list(prose(1000), 64),
+    }),
+  },
+  prepare: {
+    body: empty,
+    reply: v.object({
+      nbd: v.nullable(v.object({
+        host: v.pipe(v.string(), v.regex(/^[^\s\p{Cc}]{1,255}$/u)),
+        port: integer(1, 65535),
+      })),
+      exports: list(v.object({ disk: diskName, export: diskName }), 256),
+      capabilities,
+      qmp: v.nullable(path),
+      pid: v.nullable(integer(1, 2 ** 31 - 1)),
+    }),
+  },
+  incoming: {
+    body: v.object({
+      capabilities,
+      parameters: v.pipe(
+        v.record(
+          capability,
+          v.union([v.pipe(v.number(), v.finite()), text(256)]),
+        ),
+        v.check((value) => Object.keys(value).length <= 64, "more than 64 parameters"),
+      ),
+    }),
+    reply: empty,
+  },
+  arrived: { body: empty, reply: empty },
+  handover: {
+    body: v.object({ run: v.boolean() }),
+    reply: v.object({
+      running: v.boolean(),
+      resumed_at: v.pipe(v.string(), v.maxLength(32), v.isoTimestamp()),
+    }),
+  },
+  finish: { body: empty, reply: empty },
+} as const;
+
+/** What either side may say at any time, without an answer. */
+export const NOTIFICATIONS = {
+  cancel: v.object({ reason: prose(1000) }),
+  failed: ErrorSchema,
+  warning: v.object({ code, text: prose(1000) }),
+} as const;
+
+export type RequestName = keyof typeof REQUESTS;
+export type NotificationName = keyof typeof NOTIFICATIONS;
+/** A request's body as its handler sees it, and as its sender gives it. */
+export type RequestBody<N extends RequestName> = v.InferOutput<typeof REQUESTS[N]["body"]>;
+export type ReplyBody<N extends RequestName> = v.InferOutput<typeof REQUESTS[N]["reply"]>;
+export type NotificationBody<N extends NotificationName> = v.InferOutput<typeof NOTIFICATIONS[N]>;
+export type ErrorBody = v.InferOutput<typeof ErrorSchema>;
+
+/** The receiver's choice: the highest version that both have; refuses when there is none. */
+export function chooseVersion(
+  offered: readonly number[],
+  ours: readonly number[] = PROTOCOL_VERSIONS,
+): number {
+  const common = offered.filter((version) => ours.includes(version));
+  if (common.length > 0) return Math.max(...common);
+  throw new AgentError(
+    "no_common_version",
+    `The sender speaks protocol version ${offered.join(", ")}, the receiver ${ours.join(", ")}`,
+    { kind: "refused", hint: "Use the same version of migrate-agent on both hosts." },
+  );
+}
+
+/** Text as people may see it: no control or invisible characters, at most `max` characters. */
+export function cleanProse(value: string, max: number): string {
+  const clean = value.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]+/gu, " ").trim();
+  return (clean.length > max ? clean.slice(0, max - 1) + "…" : clean).toWellFormed();
+}

@@ -1,0 +1,21 @@
+// What a QEMU can do, asked of QEMU itself and never derived from its version.
+
+import type { QmpClient } from "../qmp/client.ts";
+
+export interface QemuFeatures {
+  /** Commands that it knows. */
+  commands: ReadonlySet<string>;
+  /** Migration capabilities that it knows. */
+  capabilities: ReadonlySet<string>;
+}
+
+export async function queryFeatures(qmp: QmpClient, signal: AbortSignal): Promise<QemuFeatures> {
+  const [commands, capabilities] = await Promise.all([
+    qmp.execute("query-commands", {}, { signal }),
+    qmp.execute("query-migrate-capabilities", {}, { signal }),
+  ]);
+  return {
+    commands: new Set(commands.map((command) => command.name)),
+    capabilities: new Set(capabilities.map((status) => status.capability)),
+  };
+}

@@ -1,0 +1,76 @@
+// Whether a QEMU that waits in `-incoming defer` is the same machine as the guest's.
+
+import { AgentError, quote } from "../base/errors.ts";
+import type { QmpClient } from "../qmp/client.ts";
+import { describeDisks } from "./disks.ts";
+import type { Disk, GuestParams } from "./params.ts";
+
+/**
+ * Compares state, architecture, machine type, memory, processors and disks. Gives the waiting
+ * QEMU's own disks, keyed by the guest's disk names.
+ * @throws AgentError `qemu_does_not_fit` (kind refused) that names the first difference
+ */
+export async function checkFits(
+  qmp: QmpClient,
+  options: { params: GuestParams; resolvePath: (path: string) => string; signal: AbortSignal },
+): Promise<Map<string, Disk>> {
+  const { params, signal } = options;
+  const [status, target, cpus, memory, type, blocks, nodes] = await Promise.all([
+    qmp.execute("query-status", {}, { signal }),
+    qmp.execute("query-target", {}, { signal }),
+    qmp.execute("query-cpus-fast", {}, { signal }),
+    qmp.execute("query-memory-size-summary", {}, { signal }),
+    qmp.execute("qom-get", { path: "/machine", property: "type" }, { signal }),
+    qmp.execute("query-block", {}, { signal }),
+    qmp.execute("query-named-block-nodes", { flat: true }, { signal }),
+  ]);
+  if (status.status !== "inmigrate") {
+    refuse(
+      `its state is '${status.status}', not 'inmigrate'`,
+      "start it with -incoming defer and never use it before",
+    );
+  }
+  const machine = String(type).replace(/-machine$/, "");
+  if (target.arch !== params.arch) refuse(`it is a ${target.arch}, the guest a ${params.arch}`);
+  if (machine !== params.machine) {
+    refuse(`its machine type is '${machine}', the guest's '${params.machine}'`);
+  }
+  if (memory["base-memory"] !== params.memory_bytes) {
+    refuse(`it has ${memory["base-memory"]} bytes of memory, the guest ${params.memory_bytes}`);
+  }
+  if (cpus.length !== params.vcpus) {
+    refuse(`it has ${cpus.length} processors, the guest ${params.vcpus}`);
+  }
+  const disks = describeDisks(blocks, nodes, {
+    choice: { copyStorage: false, only: null, exclude: [] },
+    resolvePath: options.resolvePath,
+  });
+  return matchDisks(params.disks, disks);
+}
+
+function matchDisks(wanted: readonly Disk[], present: readonly Disk[]): Map<string, Disk> {
+  const matched = new Map<string, Disk>();
+  for (const disk of wanted) {
+    const same = present.find((other) => disk.qdev !== null && other.qdev === disk.qdev) ??
+      present.find((other) => other.name === disk.name);
+    if (!same) refuse(`it has no disk ${quote(disk.name)}`);
+    const sizeMatters = disk.action === "mirror" || disk.action === "shared";
+    if (sizeMatters && same.path === null) refuse(`its disk ${quote(disk.name)} is empty`);
+    if (sizeMatters && same.virtual_size_bytes !== disk.virtual_size_bytes) {
+      refuse(
+        `its disk ${quote(disk.name)} has ${same.virtual_size_bytes} bytes, ` +
+          `the guest's ${disk.virtual_size_bytes}`,
+      );
+    }
+    matched.set(disk.name, same);
+  }
+  return matched;
+}
+
+function refuse(difference: string, hint?: string): never {
+  throw new AgentError(
+    "qemu_does_not_fit",
+    `The destination's QEMU does not fit the guest: ${difference}`,
+    { kind: "refused", side: "destination", ...(hint ? { hint } : {}) },
+  );
+}

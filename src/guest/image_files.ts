@@ -1,0 +1,174 @@
+// Image files at the destination: made with exactly the source's virtual size, removed, looked at.
+// Raw files are made here, other formats by qemu-img. Decides nothing about where a disk goes.
+
+import { AgentError, describeError, quote } from "../base/errors.ts";
+import type { RegisterUndo, TargetDisk } from "./destination.ts";
+import type { Disk } from "./params.ts";
+import { findProcesses } from "./proc.ts";
+
+/**
+ * Makes an empty image for `disk` at `path`, which must not exist. `onCreated` is called as soon as
+ * the file is there and known to be ours: from then on it is to be removed when something fails,
+ * and not a moment earlier, because until then it may be somebody else's.
+ */
+async function createImage(
+  disk: Disk,
+  path: string,
+  options: { onCreated: () => void; signal: AbortSignal },
+): Promise<void> {
+  try {
+    // Exclusively: between the plan and now somebody else may have come.
+    using file = await Deno.open(path, { write: true, createNew: true, mode: 0o600 });
+    options.onCreated();
+    if (disk.format === "raw") {
+      await file.truncate(disk.virtual_size_bytes);
+      return;
+    }
+  } catch (cause) {
+    throw new AgentError(
+      "target_not_created",
+      `Cannot create target disk ${quote(path)}: ${describeError(cause)}`,
+      { side: "destination", cause },
+    );
+  }
+  const format = disk.format === "qcow2" && disk.cluster_size_bytes > 0
+    ? ["-o", `cluster_size=${disk.cluster_size_bytes}`]
+    : [];
+  await runQemuImg(
+    ["create", "-q", "-f", disk.format, ...format, "--", path, String(disk.virtual_size_bytes)],
+    options.signal,
+  );
+}
+
+/** Makes every target that is to be made, each with its undo. */
+export async function makeTargets(
+  targets: readonly TargetDisk[],
+  options: { onEffect: RegisterUndo; signal: AbortSignal },
+): Promise<void> {
+  for (const { disk, path, create } of targets) {
+    if (!create || path === null) continue;
+    const onCreated = () => options.onEffect(`remove ${path}`, () => removeImage(path));
+    await createImage(disk, path, { onCreated, signal: options.signal });
+  }
+}
+
+/** Removes an image; it may be gone already. */
+async function removeImage(path: string): Promise<void> {
+  try {
+    await Deno.remove(path);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
+}
+
+/** Runs qemu-img; its stdout. @throws AgentError with what it printed on stderr */
+async function runQemuImg(args: string[], signal: AbortSignal): Promise<string> {
+  let output: Deno.CommandOutput;
+  try {
+    output = await new Deno.Command("qemu-img", { args, signal, stdin: "null" }).output();
+  } catch (cause) {
+    throw new AgentError("qemu_img_missing", `Cannot run qemu-img: ${describeError(cause)}`, {
+      side: "destination",
+      cause,
+      hint: "install QEMU's tools (Debian: qemu-utils)",
+    });
+  }
+  const text = new TextDecoder();
+  if (output.success) return text.decode(output.stdout);
+  throw new AgentError(
+    "qemu_img_failed",
+    `qemu-img ${args[0]} failed: ${text.decode(output.stderr).trim()}`,
+    { side: "destination" },
+  );
+}
+
+/** An image's virtual size; QEMU's own lock makes this fail when somebody writes to it. */
+export async function checkReusedSize(
+  disk: Disk,
+  target: { path: string; isBlockDevice: boolean },
+): Promise<void> {
+  const { path } = target;
+  const args = ["info", "--output=json", "-f", disk.format, "--", path];
+  let size: number;
+  try {
+    const info: unknown = JSON.parse(await runQemuImg(args, AbortSignal.timeout(60_000)));
+    size = Number((info as { "virtual-size": unknown })["virtual-size"]);
+  } catch (cause) {
+    throw refusal(
+      "target_unusable",
+      `Cannot reuse ${quote(path)} as a ${disk.format} target: ${describeError(cause)}`,
+    );
+  }
+  const fits = size === disk.virtual_size_bytes ||
+    (target.isBlockDevice && disk.format === "raw" && size >= disk.virtual_size_bytes);
+  if (fits) return;
+  throw refusal(
+    "target_size",
+    `Target ${quote(path)} has ${size} bytes, disk ${
+      quote(disk.name)
+    } has ${disk.virtual_size_bytes}`,
+    "the sizes must be equal (a block device may be larger)",
+  );
+}
+
+/** Refuses a file that any process of this host has open. */
+export async function refuseInUse(path: string): Promise<void> {
+  const real = await Deno.realPath(path);
+  const isBlockDevice = (await Deno.stat(real)).isBlockDevice;
+  const [holder] = await findProcesses((target) => target === real);
+  if (holder !== undefined) {
+    throw refusal(
+      "target_in_use",
+      `Target ${quote(path)} is open in process ${holder}`,
+      isBlockDevice ? "unmount it or end that process" : "end that process first",
+    );
+  }
+  const mounts = await Deno.readTextFile("/proc/self/mounts");
+  if (isBlockDevice && mounts.split("\n").some((line) => line.split(" ")[0] === real)) {
+    throw refusal("target_in_use", `Target ${quote(path)} is mounted`, "unmount it");
+  }
+}
+
+/** Free bytes of the file system that holds `folder`, by coreutils' `stat` (statfs(2)). */
+export async function freeBytes(folder: string): Promise<number> {
+  const { success, stdout, stderr } = await new Deno.Command("stat", {
+    args: ["--file-system", "--format=%a %S", "--", folder],
+  }).output();
+  const [blocks, size] = new TextDecoder().decode(stdout).trim().split(" ").map(Number);
+  if (success && blocks !== undefined && size !== undefined) return blocks * size;
+  throw new AgentError(
+    "stat_failed",
+    `Cannot tell the free space of ${quote(folder)}: ${new TextDecoder().decode(stderr).trim()}`,
+    { side: "destination" },
+  );
+}
+
+export async function statOrNull(path: string): Promise<Deno.FileInfo | null> {
+  try {
+    return await Deno.stat(path);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return null;
+    throw refusal("path_unusable", `Cannot look at ${quote(path)}: ${describeError(error)}`);
+  }
+}
+
+/** The path without symbolic links; null when nothing is there. */
+export function realPathOrNull(path: string): string | null {
+  try {
+    return Deno.realPathSync(path);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) {
+      return null;
+    }
+    throw error;
+  }
+}
+
+/** A check at the destination said no; nothing was changed. */
+export function refusal(code: string, message: string, hint?: string): AgentError {
+  return new AgentError(code, message, {
+    kind: "refused",
+    side: "destination",
+    ...(hint ? { hint } : {}),
+  });
+}

@@ -1,0 +1,139 @@
+// Reads a running guest: its machine, its process, its disks, and whether anything forbids moving
+// it. Changes nothing.
+
+import { AgentError, quote } from "../base/errors.ts";
+import type { QmpClient } from "../qmp/client.ts";
+import { listDeviceIds } from "./command_line/rewrite.ts";
+import { describeDisks, type DiskChoice } from "./disks.ts";
+import { type QemuFeatures, queryFeatures } from "./features.ts";
+import type { GuestParams } from "./params.ts";
+import { findSocketOwner, type QemuProcess, readProcess } from "./process.ts";
+
+/** States in which a guest can be migrated and continued on either side. */
+const MOVABLE_STATES = new Set(["running", "paused", "prelaunch", "suspended"]);
+const NO_UUID = "00000000-0000-0000-0000-000000000000";
+const REQUIRED_COMMANDS = [
+  "blockdev-mirror",
+  "block-export-add",
+  "migrate-continue",
+  "job-dismiss",
+];
+const REQUIRED_CAPABILITIES = ["events", "return-path", "pause-before-switchover"];
+
+export interface InspectedGuest {
+  params: GuestParams;
+  features: QemuFeatures;
+  process: QemuProcess;
+}
+
+/**
+ * @param options.qemuPid the process, when the operator knows better than /proc tells
+ * @throws AgentError (kind refused) with the reason why this guest cannot be moved
+ */
+export async function inspectGuest(
+  qmp: QmpClient,
+  options: { qemuPid: number | null; choice: DiskChoice; signal: AbortSignal },
+): Promise<InspectedGuest> {
+  const { signal } = options;
+  const process = await readProcess(options.qemuPid ?? await findSocketOwner(qmp.path));
+  const features = await queryFeatures(qmp, signal);
+  requireFeatures(features);
+  const [status, name, uuid, target, cpus, memory, type, blocks, nodes] = await Promise.all([
+    qmp.execute("query-status", {}, { signal }),
+    qmp.execute("query-name", {}, { signal }),
+    qmp.execute("query-uuid", {}, { signal }),
+    qmp.execute("query-target", {}, { signal }),
+    qmp.execute("query-cpus-fast", {}, { signal }),
+    qmp.execute("query-memory-size-summary", {}, { signal }),
+    qmp.execute("qom-get", { path: "/machine", property: "type" }, { signal }),
+    qmp.execute("query-block", {}, { signal }),
+    qmp.execute("query-named-block-nodes", { flat: true }, { signal }),
+  ]);
+  if (!MOVABLE_STATES.has(status.status)) {
+    refuse("guest_not_movable", `Cannot migrate a guest in the state ${quote(status.status)}`);
+  }
+  await refuseBlockers(qmp, signal);
+  const disks = describeDisks(blocks, nodes, {
+    choice: options.choice,
+    resolvePath: process.resolvePath,
+  });
+  const { major, minor, micro } = qmp.version;
+  return {
+    features,
+    process,
+    params: {
+      hypervisor: "qemu",
+      name: name.name ?? (uuid.UUID === NO_UUID ? "guest" : uuid.UUID),
+      uuid: uuid.UUID === NO_UUID ? null : uuid.UUID,
+      running: status.running,
+      machine: String(type).replace(/-machine$/, ""),
+      arch: target.arch,
+      vcpus: cpus.length,
+      memory_bytes: memory["base-memory"],
+      qemu: {
+        version: `${major}.${minor}.${micro}`,
+        package: qmp.version.package,
+        binary: process.binary,
+        argv: process.argv,
+      },
+      hot_plugged: await findHotPlugged(qmp, { argv: process.argv, signal }),
+      disks,
+    },
+  };
+}
+
+/** Devices that are there and that the command line does not name. */
+async function findHotPlugged(
+  qmp: QmpClient,
+  options: { argv: string[]; signal: AbortSignal },
+): Promise<string[]> {
+  const known = listDeviceIds(options.argv);
+  const children = await qmp.execute("qom-list", { path: "/machine/peripheral" }, options);
+  return children
+    .filter((child) => child.type.startsWith("child<") && !known.has(child.name))
+    .map((child) => child.name);
+}
+
+async function refuseBlockers(qmp: QmpClient, signal: AbortSignal): Promise<void> {
+  const [migration, jobs] = await Promise.all([
+    qmp.execute("query-migrate", {}, { signal }),
+    qmp.execute("query-block-jobs", {}, { signal }),
+  ]);
+  const reasons = migration["blocked-reasons"] ?? [];
+  if (reasons.length > 0) {
+    refuse("migration_blocked", `QEMU cannot migrate this guest: ${reasons.join("; ")}`);
+  }
+  const busy = ["setup", "active", "device", "pre-switchover", "wait-unplug", "cancelling"];
+  if (migration.status !== undefined && busy.includes(migration.status)) {
+    refuse("migration_running", `A migration of this guest is in the state '${migration.status}'`);
+  }
+  if (jobs.length > 0) {
+    refuse(
+      "block_jobs_running",
+      `Block jobs are running on this guest: ` +
+        jobs.map((job) => `${job.type} ${quote(job.device)}`).join(", "),
+      "wait for them or end them",
+    );
+  }
+}
+
+function requireFeatures(features: QemuFeatures): void {
+  const missing = [
+    ...REQUIRED_COMMANDS.filter((name) => !features.commands.has(name)),
+    ...REQUIRED_CAPABILITIES.filter((name) => !features.capabilities.has(name)),
+  ];
+  if (missing.length === 0) return;
+  refuse(
+    "qemu_too_old",
+    `The source QEMU lacks ${missing.join(", ")}`,
+    "QEMU 5.2 or newer is needed",
+  );
+}
+
+function refuse(code: string, message: string, hint?: string): never {
+  throw new AgentError(code, message, {
+    kind: "refused",
+    side: "source",
+    ...(hint ? { hint } : {}),
+  });
+}

@@ -1,0 +1,107 @@
+// The destination's QEMU is started by the operator's own command: it gets what is known as JSON on
+// stdin, starts QEMU with `-incoming defer`, and prints one JSON object that names the QMP socket.
+// Specification: docs/launch.md, "Your own command".
+
+import * as v from "valibot";
+import { AgentError, describeError, quote } from "../base/errors.ts";
+import { QmpClient } from "../qmp/client.ts";
+import type {
+  DestinationHost,
+  DestinationPlan,
+  DestinationQemu,
+  RegisterUndo,
+} from "./destination.ts";
+import { checkFits } from "./fits.ts";
+import { makeTargets } from "./image_files.ts";
+import type { GuestParams } from "./params.ts";
+import { endProcess, isAlive } from "./proc.ts";
+import { findSocketOwner, readProcess } from "./process.ts";
+import { type DiskPlacement, planTargets } from "./target_disks.ts";
+
+const AnswerSchema = v.object({ qmp: v.pipe(v.string(), v.startsWith("/")) });
+
+export interface CommandOptions {
+  /** Run by `sh -c`. */
+  command: string;
+  placement: DiskPlacement;
+}
+
+export class CommandHost implements DestinationHost {
+  readonly #options: CommandOptions;
+
+  constructor(options: CommandOptions) {
+    this.#options = options;
+  }
+
+  async plan(params: GuestParams, _signal: AbortSignal): Promise<DestinationPlan> {
+    const targets = await planTargets(params.disks, this.#options.placement);
+    return { binary: null, qemuVersion: "0.0.0", targets, warnings: [] };
+  }
+
+  async start(
+    params: GuestParams,
+    options: { plan: DestinationPlan; onEffect: RegisterUndo; signal: AbortSignal },
+  ): Promise<DestinationQemu> {
+    const { plan, onEffect, signal } = options;
+    await makeTargets(plan.targets, { onEffect, signal });
+    const disks = plan.targets.map(({ disk, path, protocol }) => ({
+      name: disk.name,
+      action: disk.action,
+      format: disk.format,
+      protocol,
+      path,
+    }));
+    const path = await this.#run(JSON.stringify({ params, disks }), signal);
+    const pid = await findSocketOwner(path);
+    onEffect(`end the QEMU that ${quote(this.#options.command)} started`, async () => {
+      if (await isAlive(pid)) await endProcess(pid);
+    });
+    const qmp = await QmpClient.connect(path, { signal });
+    onEffect("close the QMP connection", () => qmp.close());
+    const { resolvePath } = await readProcess(pid);
+    await checkFits(qmp, { params, resolvePath, signal });
+    return { qmp, pid };
+  }
+
+  async close(): Promise<void> {}
+
+  /** Runs the command; the QMP socket that it names. */
+  async #run(input: string, signal: AbortSignal): Promise<string> {
+    const { command } = this.#options;
+    const failure = (why: string, cause?: unknown) =>
+      new AgentError("launch_command_failed", `--launch-command ${quote(command)} ${why}`, {
+        side: "destination",
+        cause,
+      });
+    const child = new Deno.Command("sh", {
+      args: ["-c", command],
+      signal,
+      stdin: "piped",
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+    const output = child.output();
+    try {
+      const writer = child.stdin.getWriter();
+      await writer.write(new TextEncoder().encode(input));
+      await writer.close();
+    } catch (error) {
+      // A command that does not read its stdin is free not to; how it ended says more than this.
+      if (!(error instanceof Deno.errors.BrokenPipe)) throw error;
+    }
+    const { success, code, stdout, stderr } = await output;
+    signal.throwIfAborted();
+    const text = new TextDecoder();
+    if (!success) throw failure(`failed with ${code}: ${text.decode(stderr).trim()}`);
+    try {
+      return v.parse(AnswerSchema, JSON.parse(text.decode(stdout))).qmp;
+    } catch (cause) {
+      throw failure(
+        `did not print {"qmp": "/path"}: ${describeError(cause)}: ${
+          quote(text.decode(stdout).trim())
+        }`,
+        cause,
+      );
+    }
+  }
+}

@@ -1,0 +1,270 @@
+// The source's side of the disks: one mirror job per disk to the destination's NBD server, all at
+// once. Knows nothing of how the exports came to be.
+// Specification: QMP `blockdev-mirror`, `block-job-cancel`, `job-dismiss`; docs/how-it-works.md.
+
+import { AgentError, quote } from "../base/errors.ts";
+import { delay } from "../base/deadline.ts";
+import type { QmpClient } from "../qmp/client.ts";
+import type { EventSubscription, QmpEvent } from "../qmp/events.ts";
+import type { QemuFeatures } from "./features.ts";
+import type { Disk } from "./params.ts";
+
+/** QEMU's default of 64 KiB makes a guest that writes here and there leave 20 MiB for the pause. */
+const GRANULARITY_BYTES = 4096;
+const PROGRESS_INTERVAL_MS = 500;
+/** What an abandoned job may take to end before this program stops waiting and says so. */
+const ABANDON_TIMEOUT_MS = 10_000;
+
+export interface MirrorProgress {
+  disk: Disk;
+  doneBytes: number;
+  totalBytes: number;
+  ready: boolean;
+}
+
+export interface MirrorOptions {
+  nbd: { host: string; port: number };
+  targets: readonly { disk: Disk; export: string }[];
+  /** Bytes per second for each disk; 0 for no limit. */
+  speedBytesPerS: number;
+  features: QemuFeatures;
+}
+
+interface Mirror {
+  disk: Disk;
+  jobId: string;
+  nodeName: string;
+  export: string;
+  /** What exists and so must be taken away again. */
+  has: { node: boolean; job: boolean };
+  ready: boolean;
+  copiedBytes: number;
+}
+
+export class MirrorSet implements Disposable {
+  readonly #qmp: QmpClient;
+  readonly #options: MirrorOptions;
+  readonly #mirrors: Mirror[];
+  readonly #events: EventSubscription;
+
+  constructor(qmp: QmpClient, options: MirrorOptions) {
+    this.#qmp = qmp;
+    this.#options = options;
+    this.#mirrors = options.targets.map(({ disk, export: name }, index) => ({
+      disk,
+      export: name,
+      jobId: `migrate-agent-${index}`,
+      nodeName: `migrate-agent-nbd-${index}`,
+      has: { node: false, job: false },
+      ready: false,
+      copiedBytes: 0,
+    }));
+    this.#events = qmp.subscribe("BLOCK_JOB_READY", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED");
+  }
+
+  /** Connects to every export and starts every job. Undo with `abandon`, also after an error. */
+  async start(signal: AbortSignal): Promise<void> {
+    const starts = this.#mirrors.map((mirror) => this.#startOne(mirror, signal));
+    const failed = (await Promise.allSettled(starts)).find((result) =>
+      result.status === "rejected"
+    );
+    if (failed) throw failed.reason;
+  }
+
+  /**
+   * Waits until everything has been copied once. Call `report` gets every disk's progress now and
+   * then. @throws AgentError `mirror_failed` when a job ended instead
+   */
+  async waitReady(options: {
+    report: (progress: MirrorProgress[]) => void;
+    signal: AbortSignal;
+  }): Promise<void> {
+    const { report, signal } = options;
+    const stop = new AbortController();
+    const polling = this.#pollProgress(report, AbortSignal.any([signal, stop.signal]));
+    try {
+      while (this.#mirrors.some((mirror) => !mirror.ready)) {
+        const event = await this.#events.next(signal);
+        const mirror = this.#mirrorOf(event.data.device);
+        if (!mirror) continue; // another job of this QEMU
+        if (event.event !== "BLOCK_JOB_READY") throw await this.#failure(mirror, event.data.error);
+        mirror.ready = true;
+      }
+    } finally {
+      stop.abort();
+      await polling;
+    }
+    report(await this.progress(signal));
+  }
+
+  /** Rejects as soon as a mirror ends that should go on; resolves when `stop` aborts. */
+  async watch(stop: AbortSignal): Promise<void> {
+    using events = this.#qmp.subscribe("BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED");
+    let ended: QmpEvent;
+    try {
+      ended = await events.next(stop, ({ data }) => this.#mirrorOf(data.device) !== undefined);
+    } catch (error) {
+      if (stop.aborted) return;
+      throw error;
+    }
+    throw await this.#failure(this.#mirrorOf(ended.data.device)!, ended.data.error);
+  }
+
+  async progress(signal: AbortSignal): Promise<MirrorProgress[]> {
+    const jobs = await this.#qmp.execute("query-block-jobs", {}, { signal });
+    return this.#mirrors.map((mirror) => {
+      const job = jobs.find((candidate) => candidate.device === mirror.jobId);
+      if (job) mirror.copiedBytes = job.offset;
+      return {
+        disk: mirror.disk,
+        doneBytes: mirror.copiedBytes,
+        totalBytes: job?.len ?? mirror.disk.virtual_size_bytes,
+        ready: mirror.ready,
+      };
+    });
+  }
+
+  /**
+   * The guest has stopped: copies what is left and ends every mirror with source and target equal.
+   * On a ready mirror `block-job-cancel` without `force` is the clean end; `block-job-complete`
+   * would move the source onto the remote disk.
+   * @throws AgentError `mirror_failed` when a job ended with an error
+   */
+  async finish(signal: AbortSignal): Promise<void> {
+    const { speedBytesPerS } = this.#options;
+    await Promise.all(this.#mirrors.map(async ({ jobId }) => {
+      // The guest waits now: a limit that spared the network would only make its pause longer.
+      if (speedBytesPerS > 0) {
+        await this.#qmp.execute("block-job-set-speed", { device: jobId, speed: 0 }, { signal });
+      }
+      await this.#qmp.execute("block-job-cancel", { device: jobId }, { signal });
+    }));
+    const ending = new Set(this.#mirrors);
+    while (ending.size > 0) {
+      const { event, data } = await this.#events.next(signal);
+      const mirror = this.#mirrorOf(data.device);
+      if (!mirror || event === "BLOCK_JOB_READY") continue;
+      const whole = event === "BLOCK_JOB_COMPLETED" && data.error === undefined &&
+        data.offset === data.len;
+      if (!whole) throw await this.#failure(mirror, data.error);
+      mirror.copiedBytes = Number(data.offset);
+      ending.delete(mirror);
+    }
+    for (const mirror of this.#mirrors) await this.#remove(mirror, signal);
+  }
+
+  /** Once ready: mirrors every write before the guest sees it done, so that little is left at the stop. */
+  async blockWrites(signal: AbortSignal): Promise<void> {
+    if (!this.#options.features.commands.has("block-job-change")) return; // QEMU before 8.2
+    for (const { jobId: id } of this.#mirrors) {
+      await this.#qmp.execute("block-job-change", {
+        id,
+        type: "mirror",
+        "copy-mode": "write-blocking",
+      }, { signal });
+    }
+  }
+
+  /**
+   * Breaks the connections (`yank`): a job that waits for a dead one would hold the guest's writes,
+   * and every command that drains them, until TCP gives up. The jobs then fail; `abandon` tidies up.
+   */
+  async cutOff(signal = AbortSignal.timeout(ABANDON_TIMEOUT_MS)): Promise<void> {
+    const nodes = this.#mirrors.filter((mirror) => mirror.has.node);
+    if (nodes.length === 0 || !this.#options.features.commands.has("yank")) return;
+    await this.#qmp.execute("yank", {
+      instances: nodes.map(({ nodeName }) => ({ type: "block-node", "node-name": nodeName })),
+    }, { signal });
+  }
+
+  /** Ends every mirror at once, whatever its state, and takes away its node. The guest goes on. */
+  async abandon(): Promise<void> {
+    const signal = AbortSignal.timeout(ABANDON_TIMEOUT_MS);
+    await this.cutOff(signal);
+    using jobEvents = this.#qmp.subscribe("JOB_STATUS_CHANGE");
+    const jobs = await this.#qmp.execute("query-jobs", {}, { signal });
+    for (const mirror of this.#mirrors) {
+      const job = jobs.find(({ id }) => id === mirror.jobId);
+      mirror.has.job = job !== undefined;
+      if (job && job.status !== "concluded") {
+        await this.#qmp.execute("block-job-cancel", { device: mirror.jobId, force: true }, {
+          signal,
+        });
+        await jobEvents.next(
+          signal,
+          ({ data }) => data.id === mirror.jobId && data.status === "concluded",
+        );
+      }
+      await this.#remove(mirror, signal);
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#events[Symbol.dispose]();
+  }
+
+  async #startOne(mirror: Mirror, signal: AbortSignal): Promise<void> {
+    const { nbd, speedBytesPerS } = this.#options;
+    await this.#qmp.execute("blockdev-add", {
+      driver: "nbd",
+      "node-name": mirror.nodeName,
+      server: { type: "inet", host: nbd.host, port: String(nbd.port) },
+      export: mirror.export,
+      // A thin disk stays thin: zeroes are sent as "unmap", not as data.
+      discard: "unmap",
+      "detect-zeroes": "unmap",
+    });
+    mirror.has.node = true;
+    signal.throwIfAborted();
+    await this.#qmp.execute("blockdev-mirror", {
+      "job-id": mirror.jobId,
+      device: mirror.disk.node_name,
+      target: mirror.nodeName,
+      sync: "full",
+      "auto-dismiss": false,
+      granularity: GRANULARITY_BYTES,
+      ...(speedBytesPerS > 0 ? { speed: speedBytesPerS } : {}),
+    });
+    mirror.has.job = true;
+    signal.throwIfAborted();
+  }
+
+  async #remove(mirror: Mirror, signal: AbortSignal): Promise<void> {
+    if (mirror.has.job) {
+      await this.#qmp.execute("job-dismiss", { id: mirror.jobId }, { signal });
+      mirror.has.job = false;
+    }
+    if (mirror.has.node) {
+      await this.#qmp.execute("blockdev-del", { "node-name": mirror.nodeName }, { signal });
+      mirror.has.node = false;
+    }
+  }
+
+  #mirrorOf(device: unknown): Mirror | undefined {
+    return this.#mirrors.find((mirror) => mirror.jobId === device);
+  }
+
+  async #failure(mirror: Mirror, reason: unknown): Promise<AgentError> {
+    const jobs = await this.#qmp.execute("query-jobs");
+    const text = reason ?? jobs.find(({ id }) => id === mirror.jobId)?.error ?? "it was cancelled";
+    return new AgentError(
+      "mirror_failed",
+      `The mirror of disk ${quote(mirror.disk.name)} ended: ${text}`,
+      { side: "source" },
+    );
+  }
+
+  async #pollProgress(
+    report: (progress: MirrorProgress[]) => void,
+    signal: AbortSignal,
+  ): Promise<void> {
+    try {
+      while (!signal.aborted) {
+        report(await this.progress(signal));
+        await delay(PROGRESS_INTERVAL_MS, signal); // QEMU has no event for progress
+      }
+    } catch (error) {
+      if (!signal.aborted && !this.#qmp.ended.aborted) throw error;
+    }
+  }
+}

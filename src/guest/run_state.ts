@@ -1,0 +1,53 @@
+// Whether the guest is meant to run: as it was when the migration began, and as others have changed
+// it since. The stop that the migration itself makes does not count.
+
+import type { QmpClient } from "../qmp/client.ts";
+import type { EventSubscription } from "../qmp/events.ts";
+
+const RESTORE_TIMEOUT_MS = 10_000;
+
+export class RunState {
+  readonly #qmp: QmpClient;
+  readonly #events: EventSubscription;
+  #shouldRun = false;
+
+  constructor(qmp: QmpClient) {
+    this.#qmp = qmp;
+    this.#events = qmp.subscribe("STOP", "RESUME");
+  }
+
+  /** Starts to follow what others do; `running` is what QEMU said a moment ago. */
+  begin(running: boolean): void {
+    this.#shouldRun = running;
+    this.#follow();
+  }
+
+  get shouldRun(): boolean {
+    return this.#shouldRun;
+  }
+
+  /** Lets the guest run on if it is meant to and does not. For a source that keeps its guest. */
+  async restore(): Promise<void> {
+    const signal = AbortSignal.timeout(RESTORE_TIMEOUT_MS);
+    if (!this.#shouldRun) return;
+    const { running } = await this.#qmp.execute("query-status", {}, { signal });
+    if (!running) await this.#qmp.execute("cont", {}, { signal });
+  }
+
+  async #follow(): Promise<void> {
+    const signal = this.#qmp.ended;
+    try {
+      while (true) {
+        const { event } = await this.#events.next(signal);
+        if (event === "RESUME") this.#shouldRun = true;
+        else {
+          // `finish-migrate` and what follows it are the migration's own stop.
+          const { status } = await this.#qmp.execute("query-status", {}, { signal });
+          if (status === "paused") this.#shouldRun = false;
+        }
+      }
+    } catch (error) {
+      if (!signal.aborted) throw error; // the end of QEMU ends this, and is told elsewhere
+    }
+  }
+}

@@ -1,0 +1,127 @@
+// One migration on one side: which phase it is in, what ends it, what is to be undone, how long each
+// phase took. Both stories run inside one of these. Knows nothing of QEMU or the wire.
+
+import { AgentError, type Side, toAgentError } from "../base/errors.ts";
+import { Deadline } from "../base/deadline.ts";
+import type { AgentEvent, EventBody } from "./events.ts";
+import { type PhaseName, phaseOf, PHASES, RFC_STEPS } from "./phases.ts";
+import { UndoLedger } from "./undo.ts";
+
+export interface MigrationOptions {
+  side: Side;
+  /** Receives every event, complete with its head. */
+  emit: (event: AgentEvent) => void;
+  /** Cancels the migration with its reason: a signal, `cancel`, the end of the program. */
+  cancel: AbortSignal;
+}
+
+export class Migration {
+  readonly side: Side;
+  readonly undo = new UndoLedger();
+  /** Told by the receiver, so unknown at first. */
+  id: string | null = null;
+  readonly #emit: (event: AgentEvent) => void;
+  readonly #failure = new AbortController();
+  readonly #signal: AbortSignal;
+  readonly #startedAt = performance.now();
+  readonly #durations: { phase: PhaseName; ms: number }[] = [];
+  #phase: PhaseName | null = null;
+
+  constructor(options: MigrationOptions) {
+    this.side = options.side;
+    this.#emit = options.emit;
+    this.#signal = AbortSignal.any([options.cancel, this.#failure.signal]);
+  }
+
+  /** Aborts when this migration has failed or was cancelled, with that error as its reason. */
+  get signal(): AbortSignal {
+    return this.#signal;
+  }
+
+  get phase(): PhaseName | null {
+    return this.#phase;
+  }
+
+  get elapsedMs(): number {
+    return performance.now() - this.#startedAt;
+  }
+
+  get durations(): readonly { phase: PhaseName; ms: number }[] {
+    return this.#durations;
+  }
+
+  readonly report = (body: EventBody): void => {
+    this.#emit({
+      time: new Date().toISOString(),
+      side: this.side,
+      phase: this.#phase,
+      migration_id: this.id,
+      ...body,
+    });
+  };
+
+  /** Says that one of the RFC's major steps has been reached. */
+  step(number: number): void {
+    const { text } = RFC_STEPS.find(({ step }) => step === number)!;
+    this.report({ type: "step", step: number, text });
+  }
+
+  /** The first failure ends the migration; later ones are consequences of it. */
+  fail(error: unknown): void {
+    if (this.#signal.aborted) return;
+    const context = this.#phase === null ? {} : { phase: this.#phase };
+    this.#failure.abort(toAgentError(error, { side: this.side, ...context }));
+  }
+
+  /** The migration fails when `work` does. For what must go on in the background all the time. */
+  guard(work: Promise<unknown>): void {
+    work.catch((error) => this.fail(error));
+  }
+
+  /** The migration fails with that signal's reason when it aborts. */
+  failWith(signal: AbortSignal): void {
+    if (signal.aborted) this.fail(signal.reason);
+    else signal.addEventListener("abort", () => this.fail(signal.reason), { once: true });
+  }
+
+  /**
+   * Runs one phase under its time limit. `work` must end when its signal aborts. What it throws
+   * carries the phase and the side.
+   * A phase that is not cancellable goes on when the migration is cancelled or fails.
+   */
+  async runPhase<T>(name: PhaseName, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    this.#enter(name);
+    const { limitMs, cancellable, title } = phaseOf(name);
+    const began = performance.now();
+    using deadline = new Deadline(
+      limitMs ?? Infinity,
+      () =>
+        new AgentError("phase_timeout", `${title} took longer than ${limitMs! / 1000} s`, {
+          kind: "timeout",
+        }),
+      cancellable ? this.#signal : undefined,
+    );
+    try {
+      return await work(deadline.signal);
+    } catch (error) {
+      // What a wait throws after the migration has failed is a consequence of that failure.
+      const cause: unknown = cancellable && deadline.signal.aborted
+        ? deadline.signal.reason
+        : error;
+      throw toAgentError(cause, { side: this.side, phase: name });
+    } finally {
+      this.#durations.push({ phase: name, ms: Math.round(performance.now() - began) });
+    }
+  }
+
+  #enter(name: PhaseName): void {
+    const order = PHASES.map((phase) => phase.name);
+    if (this.#phase !== null && order.indexOf(name) <= order.indexOf(this.#phase)) {
+      throw new AgentError("phase_order", `Phase '${name}' cannot follow '${this.#phase}'`, {
+        kind: "internal",
+      });
+    }
+    this.#phase = name;
+    this.report({ type: "phase", title: phaseOf(name).title });
+  }
+}

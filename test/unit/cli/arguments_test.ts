@@ -1,0 +1,298 @@
+import { assertEquals, assertMatch, assertThrows } from "@std/assert";
+import { AgentError } from "../../../src/base/errors.ts";
+import { parseCommandLine } from "../../../src/cli/arguments.ts";
+import { COMMANDS } from "../../../src/cli/command_table.ts";
+
+const ROOT = { cwd: "/home/op", uid: 0, runtimeDir: null };
+
+/** Splits at blanks: the tests need no quoting. */
+function parse(line: string, around = ROOT as Parameters<typeof parseCommandLine>[1]) {
+  return parseCommandLine(line === "" ? [] : line.split(" "), around);
+}
+
+function refusal(line: string | string[], around?: Parameters<typeof parseCommandLine>[1]): string {
+  const args = typeof line === "string" ? line.split(" ") : line;
+  const error = assertThrows(() => parseCommandLine(args, around ?? ROOT), AgentError);
+  assertEquals(error.kind, "usage");
+  assertMatch(error.message, /^[^\n]+$/);
+  return error.message;
+}
+
+Deno.test("send: every option, in both spellings", () => {
+  const expected = {
+    command: "send",
+    to: { host: "10.0.0.2", port: 4444 },
+    qmp: "/run/a/qmp.sock",
+    qemuPid: 77,
+    copyStorage: true,
+    disks: ["a", "b"],
+    excludeDisks: [],
+    diskBandwidth: 100 * 1024 * 1024,
+    ramBandwidth: 5000,
+    downtimeLimitMs: 300,
+    autoConverge: true,
+    timeoutMs: 600_000,
+    sourceAfter: "paused",
+    insecure: true,
+    json: true,
+  };
+  assertEquals<unknown>(
+    parse(
+      "send --to 10.0.0.2:4444 --qmp unix:/run/a/qmp.sock --qemu-pid 77 -q --disks a,b " +
+        "--disk-bandwidth 100M --ram-bandwidth 5000 --downtime-limit 300ms --auto-converge " +
+        "--timeout 10m --source-after paused --insecure --json",
+    ),
+    expected,
+  );
+  assertEquals<unknown>(
+    parse(
+      "send --to=10.0.0.2:4444 --qmp=/run/a/qmp.sock --qemu-pid=77 --copy-storage --disks=a,b " +
+        "--disk-bandwidth=100m --ram-bandwidth=5000 --downtime-limit=300ms --auto-converge " +
+        "--timeout=600s --source-after=paused --insecure --json",
+    ),
+    expected,
+  );
+});
+
+Deno.test("send: what is not given", () => {
+  assertEquals<unknown>(parse("send --to localhost:1 --qmp ./q"), {
+    command: "send",
+    to: { host: "localhost", port: 1 },
+    qmp: "/home/op/q",
+    qemuPid: null,
+    copyStorage: false,
+    disks: null,
+    excludeDisks: [],
+    diskBandwidth: null,
+    ramBandwidth: null,
+    downtimeLimitMs: null,
+    autoConverge: false,
+    timeoutMs: null,
+    sourceAfter: "quit",
+    insecure: false,
+    json: false,
+  });
+});
+
+Deno.test("receive: every option", () => {
+  assertEquals<unknown>(
+    parse(
+      "receive --listen [2001:db8::1]:0 --insecure --qemu ./qemu --qemu /opt/q --qmp q.sock " +
+        "--run-dir /run/x/ --disk-dir disks --disk hd0=a=b.raw --disk b.raw=/b --path-map /a/=b " +
+        "--allow-dir c --allow-dir /d --allow-bridge br0 --override netdev.n0.ifname=tap7 " +
+        "--override netdev.n0.script= --nbd-host 10.0.0.9 --nbd-ports 5000-5009 --reuse-disks " +
+        "--once --json --detach --log l",
+    ),
+    {
+      command: "receive",
+      listen: { host: "2001:db8::1", port: 0 },
+      insecure: true,
+      adoptQmp: null,
+      launchCommand: null,
+      qemuBinaries: ["/home/op/qemu", "/opt/q"],
+      qmp: "/home/op/q.sock",
+      runDir: "/run/x",
+      diskDir: "/home/op/disks",
+      diskPaths: [{ name: "hd0", path: "/home/op/a=b.raw" }, { name: "b.raw", path: "/b" }],
+      pathMaps: [{ from: "/a", to: "/home/op/b" }],
+      allowDirs: ["/home/op/c", "/d"],
+      bridges: ["br0"],
+      overrides: [{ key: "netdev.n0.ifname", value: "tap7" }, {
+        key: "netdev.n0.script",
+        value: "",
+      }],
+      nbdHost: "10.0.0.9",
+      nbdPorts: { first: 5000, last: 5009 },
+      reuseDisks: true,
+      serve: false,
+      json: true,
+      detach: true,
+      log: "/home/op/l",
+    },
+  );
+});
+
+Deno.test("receive: what is not given, and where the run folder is", () => {
+  assertEquals<unknown>(parse("receive"), {
+    command: "receive",
+    listen: { host: "127.0.0.1", port: 0 },
+    insecure: false,
+    adoptQmp: null,
+    launchCommand: null,
+    qemuBinaries: [],
+    qmp: null,
+    runDir: "/run/migrate-agent",
+    diskDir: null,
+    diskPaths: [],
+    pathMaps: [],
+    allowDirs: [],
+    bridges: [],
+    overrides: [],
+    nbdHost: null,
+    nbdPorts: null,
+    reuseDisks: false,
+    serve: false,
+    json: false,
+    detach: false,
+    log: null,
+  });
+  const user = { cwd: "/", uid: 1000, runtimeDir: "/run/user/1000" };
+  const received = parse("receive --adopt-qmp q", user);
+  assertEquals(
+    received.command === "receive" && [received.runDir, received.adoptQmp],
+    ["/run/user/1000/migrate-agent", "/q"],
+  );
+  assertMatch(refusal("receive", { ...user, runtimeDir: null }), /--run-dir FOLDER/);
+});
+
+Deno.test("the small commands", () => {
+  assertEquals<unknown>(parse("demo --json"), { command: "demo", json: true });
+  assertEquals<unknown>(parse("completions zsh"), { command: "completions", shell: "zsh" });
+  assertEquals<unknown>(parse("help"), { command: "help", topic: null });
+  assertEquals<unknown>(parse("help send"), { command: "help", topic: "send" });
+  assertEquals<unknown>(parse("--help"), { command: "help", topic: null });
+  assertEquals<unknown>(parse("-V"), { command: "version" });
+  for (const { name } of COMMANDS) {
+    // Help is given whatever else is wrong.
+    assertEquals<unknown>(parse(`${name} --bogus --help`), { command: "help", topic: name });
+  }
+});
+
+const REFUSALS: [line: string, message: string][] = [
+  ["receive --lisen 127.0.0.1:0", "Unknown option '--lisen' for receive: did you mean '--listen'?"],
+  ["receive --lisen=x", "Unknown option '--lisen' for receive: did you mean '--listen'?"],
+  ["receive --detac", "Unknown option '--detac' for receive: did you mean '--detach'?"],
+  ["send --copy", "Unknown option '--copy' for send: did you mean '--copy-storage'?"],
+  ["send -disks", "Unknown option '-disks' for send: did you mean '--disks'?"],
+  ["send --xyzzy", "Unknown option '--xyzzy' for send"],
+  ["send --__proto__=1", "Unknown option '--__proto__' for send"],
+  ["send --to.host=1", "Unknown option '--to.host' for send"],
+  ["send --no-json", "Unknown option '--no-json' for send"],
+  ["send -z", "Unknown option '-z' for send"],
+  ["send --listen 127.0.0.1:0", "Unknown option '--listen' for send: it belongs to receive"],
+  ["sned --to x", "Unknown command 'sned': did you mean 'send'?"],
+  [
+    "frobnicate",
+    "Unknown command 'frobnicate': there are receive, send, demo, completions, help",
+  ],
+  [
+    "--json send",
+    "Option '--json' comes before the command: begin with one of receive, send, demo, completions, help",
+  ],
+  ["help sendd", "Unknown COMMAND 'sendd' for help: did you mean 'send'?"],
+  ["completions", "No SHELL given for completions: give bash or zsh"],
+  ["completions fishy", "Unknown SHELL 'fishy' for completions: give one of bash, zsh"],
+  ["help send receive", "Unexpected argument 'receive' for help: it takes one COMMAND"],
+  [
+    "demo 5",
+    "Unexpected argument '5' for demo: it takes options alone, which begin with '--'",
+  ],
+  [
+    "demo -- --json",
+    "Unexpected argument '--json' for demo: it takes options alone, which begin with '--'",
+  ],
+  ["send --qmp q", "Option '--to' is missing for send: give --to HOST:PORT"],
+  ["send --to h:1", "Option '--qmp' is missing for send: give --qmp SOCKET"],
+  [
+    "send --to h:1 --qmp",
+    "Option '--qmp' needs a value: give --qmp SOCKET (as --qmp=SOCKET when it begins with '-')",
+  ],
+  [
+    "send --to --qmp q",
+    "Option '--to' needs a value: give --to HOST:PORT (as --to=HOST:PORT when it begins with '-')",
+  ],
+  [
+    "send --qmp= --to h:1",
+    "Option '--qmp' needs a value: give --qmp SOCKET (as --qmp=SOCKET when it begins with '-')",
+  ],
+  ["send --to a:1 --to=b:2", "Option '--to' is given 2 times ('a:1', 'b:2'): give it once"],
+  [
+    "send --json=no",
+    "Option '--json' takes no value, but 'no' was given: leave the value out",
+  ],
+  [
+    "send --json false",
+    "Option '--json' takes no value, but 'false' was given: leave the value out",
+  ],
+  ["send -q=1", "Option '-q' takes no value, but '1' was given: leave the value out"],
+  [
+    "send --to ::1:5 --qmp q --disks a",
+    "Option '--disks' has no effect without '--copy-storage': give both or neither",
+  ],
+  [
+    "send --to h:1 --qmp q --exclude-disks a",
+    "Option '--exclude-disks' has no effect without '--copy-storage': give both or neither",
+  ],
+  [
+    "send --to h:1 --qmp q -q --disks a --exclude-disks b",
+    "Options '--disks' and '--exclude-disks' exclude each other: give one of them",
+  ],
+  [
+    "receive --adopt-qmp a --serve",
+    "Options '--adopt-qmp' and '--serve' exclude each other: give one of them",
+  ],
+  [
+    "receive --adopt-qmp a --qmp b",
+    "Options '--adopt-qmp' and '--qmp' exclude each other: give one of them",
+  ],
+  [
+    "receive --launch-command a --adopt-qmp b",
+    "Options '--adopt-qmp' and '--launch-command' exclude each other: give one of them",
+  ],
+  [
+    "receive --launch-command a --qemu /b",
+    "Options '--launch-command' and '--qemu' exclude each other: give one of them",
+  ],
+  [
+    "receive --once --serve",
+    "Options '--once' and '--serve' exclude each other: give one of them",
+  ],
+  [
+    "receive --log l",
+    "Option '--log' has no effect without '--detach': give both or neither",
+  ],
+  ["receive --disk a=/1 --disk a=/2", "--disk 'a' is given twice: give it once"],
+  [
+    "receive --override a.b.c=1 --override a.b.c=2",
+    "--override 'a.b.c' is given twice: give it once",
+  ],
+  [
+    "receive --launch-command a --qmp /b",
+    "Options '--launch-command' and '--qmp' exclude each other: give one of them",
+  ],
+  [
+    "send --to 127.0.0.1:1 --qmp q --source-after stop",
+    "--source-after 'stop' is not known: give quit or paused",
+  ],
+];
+
+for (const [line, message] of REFUSALS) {
+  Deno.test(`refused: ${line}`, () => assertEquals(refusal(line), message));
+}
+
+Deno.test("refused: no command at all, an empty value", () => {
+  assertMatch(refusal([]), /^No command given: give one of receive, send, /);
+  assertMatch(refusal(["send", "--qmp", "", "--to", "h:1"]), /^Option '--qmp' needs a value/);
+});
+
+Deno.test("an unencrypted connection beyond loopback needs --insecure", () => {
+  assertMatch(refusal("receive --listen 0.0.0.0:0"), /^--listen '0.0.0.0' .*--insecure/);
+  assertMatch(refusal("receive --listen [::]:0"), /^--listen '::' .*--insecure/);
+  assertMatch(refusal("receive --nbd-host 10.0.0.1"), /^--nbd-host '10.0.0.1' .*--insecure/);
+  assertMatch(
+    refusal("send --qmp q --to 127.example.org:1"),
+    /^--to '127.example.org'.*--insecure/,
+  );
+  parse("receive --listen 127.0.0.2:0 --nbd-host ::1");
+  parse("send --qmp q --to [::1]:1");
+  parse("receive --listen 0.0.0.0:0 --insecure");
+});
+
+Deno.test("the examples in the help are commands that work", () => {
+  for (const { examples } of COMMANDS) {
+    for (const { line } of examples) {
+      const match = /^(?:source <\()?migrate-agent ([^|>)]*)/.exec(line)!;
+      parse(match[1]!.trim());
+    }
+  }
+});
