@@ -39,7 +39,11 @@ async function main(args: string[]): Promise<number> {
     case "receive":
       return command.detach ? await runDetached(command, args) : await runReceive(command);
     case "demo":
-      return await demo(command);
+      return await withPrinter(makePrinter({ json: false }), async () => {
+        using cancel = new CancelSignal({ hangUp: "cancels" });
+        await demo((line) => console.log(line), cancel.signal);
+        return null;
+      });
     case "completions":
       return await print(completionScript(command.shell));
     case "help":

@@ -9,7 +9,6 @@ import { type CommandSpec, defineCommand } from "./option_spec.ts";
 
 export interface DemoOptions {
   command: "demo";
-  json: boolean;
 }
 
 const SHELLS = ["bash", "zsh"] as const;
@@ -45,16 +44,10 @@ const DEMO_COMMAND = defineCommand({
   about:
     "Starts a tiny busy guest with two disks, moves it to a second QEMU on this machine with " +
     "a sender and a receiver of its own, and proves that its counter went on unbroken, its memory " +
-    "is consistent and the disks are equal. Needs QEMU and leaves nothing behind.",
+    "is consistent and the disks are equal. Needs QEMU and qemu-img and leaves nothing behind.",
   examples: [{ task: "See a migration", line: "migrate-agent demo" }],
-  options: [
-    {
-      name: "json",
-      group: "Output",
-      help: "One JSON object per line; the last is the account.",
-    },
-  ],
-  read: (given): DemoOptions => ({ command: "demo", json: given.has("json") }),
+  options: [],
+  read: (): DemoOptions => ({ command: "demo" }),
 });
 
 const COMPLETIONS_COMMAND = defineCommand({

@@ -62,6 +62,7 @@ const WINDOW_BASE = 0x200000;
 const PAGE_BYTES = 4096;
 const MAX_SLOTS = 8192;
 const MAX_WINDOW_PAGES = (0xc0000000 - WINDOW_BASE) / PAGE_BYTES; // below the PCI hole
+const STAMP_TEXT = "tiny guest stamp";
 const MAX_U32 = 0xffffffff;
 
 /** The first bytes of a disk that boots the tiny guest; the rest of the disk may hold anything. */
@@ -124,6 +125,13 @@ export function parseStatus(bytes: Uint8Array): TinyGuestStatus | null {
       ? null
       : { disk: word(9), slot: word(10), expected: word(11), found: word(12) },
   };
+}
+
+/** The turn in which a sector of a disk was stamped; null for one that holds something else. */
+export function parseStamp(sector: Uint8Array): number | null {
+  const view = new DataView(sector.buffer, sector.byteOffset, sector.byteLength);
+  const text = new TextDecoder("latin1").decode(sector.subarray(0, STAMP_TEXT.length));
+  return text === STAMP_TEXT ? view.getUint32(STAMP_TEXT.length, true) : null;
 }
 
 /** The memory in an answer to STATUS_COMMAND: lines of `0000000000005000: 0x3147414d 0x00000001 ...`. */

@@ -22,11 +22,12 @@ async function makeDisks(temp: TempDir, guest: TinyGuestOptions, signal: AbortSi
   ];
 }
 
+// The firmware finds NVMe disks in any order: it must be told which one to boot from.
 const BUSES: Record<string, string[]> = {
-  "IDE": ["ide-hd,drive=d0,bus=ide.0", "ide-hd,drive=d1,bus=ide.1"],
-  "virtio-blk": ["virtio-blk-pci,drive=d0", "virtio-blk-pci,drive=d1"],
-  "virtio-scsi": ["virtio-scsi-pci", "scsi-hd,drive=d0", "scsi-hd,drive=d1"],
-  "NVMe": ["nvme,drive=d0,serial=0", "nvme,drive=d1,serial=1"],
+  "IDE": ["ide-hd,drive=d0,bus=ide.0,bootindex=0", "ide-hd,drive=d1,bus=ide.1"],
+  "virtio-blk": ["virtio-blk-pci,drive=d0,bootindex=0", "virtio-blk-pci,drive=d1"],
+  "virtio-scsi": ["virtio-scsi-pci", "scsi-hd,drive=d0,bootindex=0", "scsi-hd,drive=d1"],
+  "NVMe": ["nvme,drive=d0,serial=0,bootindex=0", "nvme,drive=d1,serial=1"],
   "virtio-blk and IDE": ["virtio-blk-pci,drive=d0,bootindex=0", "ide-hd,drive=d1,bus=ide.1"],
 };
 
