@@ -183,6 +183,7 @@ class Receiver {
     await request.answer(async () => {
       const stream = await this.#peer!.session.acceptStream("ram", signal);
       migration.step(5);
+      await this.#exports.flush(signal);
       const { socketPath } = this.#socketFolder = await makeSocketFolder({ pid });
       this.#incoming = new IncomingMigration(qmp);
       const features = await queryFeatures(qmp, signal);

@@ -6,6 +6,7 @@ import { AgentError, quote, toAgentError } from "../src/base/errors.ts";
 import type { SendOptions } from "../src/cli/send_command.ts";
 import { sendDocument } from "../src/control/document.ts";
 import { PROTOCOL_VERSIONS, type ReplyBody } from "../src/control/messages.ts";
+import { flushImages } from "../src/guest/flush.ts";
 import { type InspectedGuest, inspectGuest } from "../src/guest/inspect.ts";
 import { MirrorSet } from "../src/guest/mirror.ts";
 import { OutgoingMigration } from "../src/guest/ram.ts";
@@ -163,6 +164,8 @@ class Sender {
     migration.step(5);
     await this.#peer!.channel.request("incoming", { capabilities: [], parameters: {} }, signal);
     migration.step(6);
+    const images = this.#guest.params.disks.filter(({ action }) => action === "mirror");
+    await flushImages(images.map(({ path }) => path!), signal);
     const listener = new RamListener(folder.socketPath, folder.owner);
     migration.guard(listener.relay(stream, migration.signal));
     migration.undo.add("let the guest run on", () => this.#runState.restore());

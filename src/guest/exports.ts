@@ -5,6 +5,7 @@
 import { getAvailablePort } from "@std/net";
 import { AgentError, quote } from "../base/errors.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
+import { flushImages } from "./flush.ts";
 import type { TargetDisk } from "./destination.ts";
 
 export interface NbdAddress {
@@ -67,6 +68,11 @@ export class Exports {
       exports.push({ disk: target.disk.name, export: name });
     }
     return { port, exports };
+  }
+
+  /** Brings what has been mirrored so far onto the disks. */
+  async flush(signal: AbortSignal): Promise<void> {
+    await flushImages(this.#targets.map(({ path }) => path!), signal);
   }
 
   /**

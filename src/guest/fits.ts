@@ -62,6 +62,13 @@ function matchDisks(wanted: readonly Disk[], present: readonly Disk[]): Map<stri
           `the guest's ${disk.virtual_size_bytes}`,
       );
     }
+    if (same.path !== null && same.read_only !== disk.read_only) {
+      const word = (readOnly: boolean) => readOnly ? "read-only" : "writable";
+      refuse(
+        `its disk ${quote(disk.name)} is ${word(same.read_only)}, ` +
+          `the guest's ${word(disk.read_only)}`,
+      );
+    }
     matched.set(disk.name, same);
   }
   return matched;

@@ -2,7 +2,7 @@
 // nothing.
 
 import { quote } from "../base/errors.ts";
-import { checkPathInside } from "./command_line/policy.ts";
+import { checkPathInside, QEMU_DATA_FOLDERS } from "./command_line/policy.ts";
 import type { TargetDisk } from "./destination.ts";
 import { isNamed } from "./disks.ts";
 import {
@@ -130,7 +130,9 @@ function refuseOutside(
     ...pathMaps.map(({ to }) => to),
     ...allowDirs,
   ];
-  if (checkPathInside(path, folders, { realPath: realPathOrNull }) !== null) return path;
+  // A flash chip's firmware comes from QEMU's own data on either host.
+  const readable = disk.action === "present" ? [...folders, ...QEMU_DATA_FOLDERS] : folders;
+  if (checkPathInside(path, readable, { realPath: realPathOrNull }) !== null) return path;
   throw refusal(
     "disk_outside_folders",
     `Disk ${quote(disk.name)} would be ${quote(path)}, outside the folders allowed here ` +

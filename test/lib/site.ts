@@ -1,0 +1,151 @@
+// The destination host of a test: a folder for the receiver's disks, sockets and temporary files, the
+// receivers started on it, the guests that arrived, and what was left behind.
+
+import { assertEquals } from "@std/assert";
+import { abortable, delay } from "../../src/base/deadline.ts";
+import { QmpClient } from "../../src/qmp/client.ts";
+import { type Account, Agent } from "./agents.ts";
+import { TempDir } from "./temp.ts";
+
+const LOOK_MS = 20;
+
+/** A receiver that listens. */
+export interface Receiver {
+  agent: Agent;
+  /** For the sender's --to. */
+  address: string;
+  port: number;
+}
+
+export class TestSite implements AsyncDisposable {
+  readonly disks: string;
+  readonly run: string;
+  /** Where the agents, the sender too, make their temporary folders. */
+  readonly tmp: string;
+  readonly #temp: TempDir;
+  readonly #agents: Agent[] = [];
+
+  private constructor(temp: TempDir) {
+    this.#temp = temp;
+    this.disks = temp.file("disks");
+    this.run = temp.file("run");
+    this.tmp = temp.file("tmp");
+  }
+
+  static async create(): Promise<TestSite> {
+    const site = new TestSite(await TempDir.create());
+    for (const folder of [site.disks, site.run, site.tmp]) await Deno.mkdir(folder);
+    return site;
+  }
+
+  /** The path of `name` on this host, beside its disks. */
+  file(name: string): string {
+    return this.#temp.file(name);
+  }
+
+  /** Starts a receiver, by default for one guest with its disks in `disks`, and waits until it listens. */
+  async receive(args: readonly string[], signal: AbortSignal): Promise<Receiver> {
+    const places = args.includes("--disk-dir") || args.includes("--adopt-qmp")
+      ? []
+      : ["--disk-dir", this.disks];
+    const agent = this.start(["receive", "--run-dir", this.run, ...places, ...args], signal);
+    const { host, port } = await agent.waitFor("listening");
+    return { agent, address: `${host}:${port}`, port };
+  }
+
+  /** Starts an agent that is ended with this host at the latest. */
+  start(args: readonly string[], signal: AbortSignal): Agent {
+    const agent = Agent.start(args, { tmpDir: this.tmp, signal });
+    this.#agents.push(agent);
+    return agent;
+  }
+
+  /** Connects to the guest that went on here, by its account. */
+  async openGuest(account: Account, signal: AbortSignal): Promise<ArrivedGuest> {
+    const { qmp: path, pid } = account;
+    if (path === null || pid === null) throw new Error("The account names no QEMU");
+    return new ArrivedGuest(await QmpClient.connect(path, { signal }), { path, pid });
+  }
+
+  /** Checks that nothing of a migration is here any more: disks, sockets, processes, folders. */
+  async assertEmpty(options: { disks?: string[] } = {}): Promise<void> {
+    assertEquals(await namesIn(this.disks), options.disks ?? [], "disks left behind");
+    assertEquals(await namesIn(this.run), [], "left behind in the run folder");
+    await this.assertNoTemporaryFiles();
+    assertEquals(await qemusNaming(this.#temp.path), [], "QEMU left behind");
+  }
+
+  async assertNoTemporaryFiles(): Promise<void> {
+    assertEquals(await namesIn(this.tmp), [], "temporary files left behind");
+  }
+
+  /** Ends every agent and QEMU of this host and removes its folder. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const agent of this.#agents) await agent[Symbol.asyncDispose]();
+    for (const pid of await qemusNaming(this.#temp.path)) await endProcess(pid);
+    await this.#temp[Symbol.asyncDispose]();
+  }
+}
+
+/** A guest that goes on at the destination, in a QEMU that its own starter has left to itself. */
+export class ArrivedGuest implements AsyncDisposable {
+  readonly qmp: QmpClient;
+  readonly qmpPath: string;
+  readonly pid: number;
+
+  constructor(qmp: QmpClient, { path, pid }: { path: string; pid: number }) {
+    this.qmp = qmp;
+    this.qmpPath = path;
+    this.pid = pid;
+  }
+
+  /** `quit`, and the wait for its end. */
+  async end(signal: AbortSignal): Promise<void> {
+    const ended = Promise.withResolvers<void>();
+    this.qmp.ended.addEventListener("abort", () => ended.resolve());
+    await this.qmp.execute("quit", {}, { signal });
+    await abortable(ended.promise, signal);
+    while (await commandLine(this.pid) !== "") await delay(LOOK_MS, signal);
+  }
+
+  /** Lets go of its monitor, for whoever moves it next. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.qmp.close();
+  }
+}
+
+async function namesIn(folder: string): Promise<string[]> {
+  const names: string[] = [];
+  for await (const entry of Deno.readDir(folder)) names.push(entry.name);
+  return names.sort();
+}
+
+/** Processes of QEMU whose command line has `path` in it. */
+async function qemusNaming(path: string): Promise<number[]> {
+  const found: number[] = [];
+  for await (const entry of Deno.readDir("/proc")) {
+    const pid = Number(entry.name);
+    if (!Number.isInteger(pid)) continue;
+    const line = await commandLine(pid);
+    if (line.includes(path) && /^\S*(qemu-system|ld-linux)/.test(line)) found.push(pid);
+  }
+  return found;
+}
+
+/** Empty when the process is gone (or a zombie). */
+async function commandLine(pid: number): Promise<string> {
+  try {
+    return (await Deno.readTextFile(`/proc/${pid}/cmdline`)).replaceAll("\0", " ");
+  } catch (error) {
+    const gone = error instanceof Deno.errors.NotFound ||
+      (error instanceof Error && error.message.includes("os error 3)"));
+    if (gone) return "";
+    throw error;
+  }
+}
+
+async function endProcess(pid: number): Promise<void> {
+  console.error(`Killed QEMU ${pid}: ${await commandLine(pid)}`);
+  Deno.kill(pid, "SIGKILL");
+  while (await commandLine(pid) !== "") await delay(LOOK_MS);
+}
