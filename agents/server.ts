@@ -119,8 +119,7 @@ function makeHost(options: ReceiveOptions): DestinationHost {
       readFolders: [...QEMU_DATA_FOLDERS, ...folders],
       writeFolders: [runDir, ...folders],
       bridges: options.bridges,
-      allowUserNetForwards: false,
-      allowVnc: false,
+      allowVnc: options.allowVnc,
       overrides: new Map(options.overrides.map(({ key, value }) => [key, value])),
     },
   });

@@ -43,6 +43,8 @@ export interface ReceiveOptions {
   /** Further folders that the guest's files may be read from or written to. */
   allowDirs: string[];
   bridges: string[];
+  /** A VNC display on a TCP port, as the source had it, is opened here too. */
+  allowVnc: boolean;
   /** `key` is KIND.ID.KEY of the guest's command line. */
   overrides: { key: string; value: string }[];
   /** Null: the host of `listen`. */
@@ -138,7 +140,7 @@ export const RECEIVE_COMMAND = defineCommand({
       name: "adopt-qmp",
       value: "SOCKET",
       completes: "file",
-      excludes: ["launch-command", "qemu", "qmp", "serve", "override", "allow-bridge"],
+      excludes: ["launch-command", "qemu", "qmp", "serve", "override", "allow-bridge", "allow-vnc"],
       group: "The guest's QEMU",
       help: "Start none: use the QEMU with this QMP socket, which waits with -incoming defer.",
     },
@@ -146,7 +148,7 @@ export const RECEIVE_COMMAND = defineCommand({
       name: "launch-command",
       value: "COMMAND",
       completes: "command",
-      excludes: ["qemu", "qmp", "override", "allow-bridge"],
+      excludes: ["qemu", "qmp", "override", "allow-bridge", "allow-vnc"],
       group: "The guest's QEMU",
       help: "Run this to start QEMU: it gets the guest's parameters as JSON on standard " +
         "input and names the QMP socket.",
@@ -174,6 +176,11 @@ export const RECEIVE_COMMAND = defineCommand({
       repeatable: true,
       group: "The guest's QEMU",
       help: "A bridge that the guest may be attached to (repeatable).",
+    },
+    {
+      name: "allow-vnc",
+      group: "The guest's QEMU",
+      help: "Open the guest's VNC display on the TCP port that it had; left out otherwise.",
     },
     {
       name: "disk-dir",
@@ -267,6 +274,7 @@ export const RECEIVE_COMMAND = defineCommand({
       pathMaps: given.all("path-map", readPathMap(path)),
       allowDirs: given.all("allow-dir", path),
       bridges: given.all("allow-bridge", readText),
+      allowVnc: given.has("allow-vnc"),
       overrides,
       nbdHost,
       nbdPorts: given.one("nbd-ports", readPortRange),
@@ -311,7 +319,7 @@ function readPathMap(path: Reader<string>): Reader<{ from: string; to: string }>
   };
 }
 
-/** An empty VALUE is a value: QEMU knows properties that are switched off by it. */
+/** An empty VALUE takes the key away. */
 const readOverride: Reader<{ key: string; value: string }> = (text, option) => {
   const at = text.indexOf("=");
   const key = text.slice(0, Math.max(at, 0));

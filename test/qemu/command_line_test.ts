@@ -160,7 +160,6 @@ async function placeAt(temp: TempDir, params: GuestParams, signal: AbortSignal) 
       readFolders: [],
       writeFolders: [],
       bridges: [],
-      allowUserNetForwards: false,
       allowVnc: false,
       overrides: new Map(),
     },

@@ -72,8 +72,7 @@ function checkPair(
         `--override netdev.${id}.ifname=NAME`,
     );
   } else if (key.startsWith("hostfwd") && type === "user") {
-    if (destination.policy.allowUserNetForwards) return;
-    refuse(option, "opens a port of this host", `allow it in the policy, or set ${override}=VALUE`);
+    refuse(option, "opens a port of this host", `if that is meant, set ${override}=VALUE`);
   } else {
     refuse(option, `has the part ${quote(key)}, which is not allowed`, `set ${override}=VALUE`);
   }
@@ -87,7 +86,7 @@ function checkBridge(
   refuse(
     option,
     `attaches the guest to the bridge ${quote(bridge)}`,
-    `allow that bridge in the policy, or set --override netdev.${id}.br=BRIDGE`,
+    `give --allow-bridge ${bridge}, or set --override netdev.${id}.br=BRIDGE`,
   );
 }
 

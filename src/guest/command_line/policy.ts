@@ -20,8 +20,6 @@ export interface Policy {
   writeFolders: readonly string[];
   /** Host bridges that a guest may be attached to. */
   bridges: readonly string[];
-  /** Ports of this host that `-netdev user,hostfwd=` opens. */
-  allowUserNetForwards: boolean;
   /** A VNC display on a TCP port, as the source had it. */
   allowVnc: boolean;
   /** `netdev.net0.ifname` and the like to a value; an empty value takes the key away. */

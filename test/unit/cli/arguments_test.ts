@@ -79,7 +79,7 @@ Deno.test("receive: every option", () => {
     parse(
       "receive --listen [2001:db8::1]:0 --insecure --qemu ./qemu --qemu /opt/q --qmp q.sock " +
         "--run-dir /run/x/ --disk-dir disks --disk hd0=a=b.raw --disk b.raw=/b --path-map /a/=b " +
-        "--allow-dir c --allow-dir /d --allow-bridge br0 --override netdev.n0.ifname=tap7 " +
+        "--allow-dir c --allow-dir /d --allow-bridge br0 --allow-vnc --override netdev.n0.ifname=tap7 " +
         "--override netdev.n0.script= --nbd-host 10.0.0.9 --nbd-ports 5000-5009 --reuse-disks " +
         "--once --json --detach --log l",
     ),
@@ -97,6 +97,7 @@ Deno.test("receive: every option", () => {
       pathMaps: [{ from: "/a", to: "/home/op/b" }],
       allowDirs: ["/home/op/c", "/d"],
       bridges: ["br0"],
+      allowVnc: true,
       overrides: [{ key: "netdev.n0.ifname", value: "tap7" }, {
         key: "netdev.n0.script",
         value: "",
@@ -127,6 +128,7 @@ Deno.test("receive: what is not given, and where the run folder is", () => {
     pathMaps: [],
     allowDirs: [],
     bridges: [],
+    allowVnc: false,
     overrides: [],
     nbdHost: null,
     nbdPorts: null,
@@ -146,7 +148,7 @@ Deno.test("receive: what is not given, and where the run folder is", () => {
 });
 
 Deno.test("the small commands", () => {
-  assertEquals<unknown>(parse("demo --json"), { command: "demo", json: true });
+  assertEquals<unknown>(parse("demo"), { command: "demo" });
   assertEquals<unknown>(parse("completions zsh"), { command: "completions", shell: "zsh" });
   assertEquals<unknown>(parse("help"), { command: "help", topic: null });
   assertEquals<unknown>(parse("help send"), { command: "help", topic: "send" });

@@ -69,7 +69,6 @@ export function makeSettings(
       readFolders: ["/ro"],
       writeFolders: ["/dst"],
       bridges: ["br7"],
-      allowUserNetForwards: false,
       allowVnc: false,
       overrides: new Map(),
       ...parts.policy,
