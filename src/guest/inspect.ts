@@ -2,8 +2,9 @@
 // it. Changes nothing.
 
 import { AgentError, quote } from "../base/errors.ts";
+import type { BlockInfo } from "../qmp/commands.ts";
 import type { QmpClient } from "../qmp/client.ts";
-import { listDeviceIds } from "./command_line/rewrite.ts";
+import { listDeviceIds, withoutDevices } from "./command_line/rewrite.ts";
 import { describeDisks, type DiskChoice } from "./disks.ts";
 import { type QemuFeatures, queryFeatures } from "./features.ts";
 import type { GuestParams } from "./params.ts";
@@ -57,6 +58,8 @@ export async function inspectGuest(
     choice: options.choice,
     resolvePath: process.resolvePath,
   });
+  refuseLostImages(blocks, process);
+  const { plugged, unplugged } = await compareDevices(qmp, { argv: process.argv, signal });
   const { major, minor, micro } = qmp.version;
   return {
     features,
@@ -74,24 +77,41 @@ export async function inspectGuest(
         version: `${major}.${minor}.${micro}`,
         package: qmp.version.package,
         binary: process.binary,
-        argv: process.argv,
+        argv: withoutDevices(process.argv, unplugged),
       },
-      hot_plugged: await findHotPlugged(qmp, { argv: process.argv, signal }),
+      hot_plugged: plugged,
       disks,
     },
   };
 }
 
-/** Devices that are there and that the command line does not name. */
-async function findHotPlugged(
+/** Devices that came and went since the start: there and not on the command line, or the opposite. */
+async function compareDevices(
   qmp: QmpClient,
   options: { argv: string[]; signal: AbortSignal },
-): Promise<string[]> {
+): Promise<{ plugged: string[]; unplugged: ReadonlySet<string> }> {
   const known = listDeviceIds(options.argv);
   const children = await qmp.execute("qom-list", { path: "/machine/peripheral" }, options);
-  return children
-    .filter((child) => child.type.startsWith("child<") && !known.has(child.name))
-    .map((child) => child.name);
+  const there = new Set(
+    children.filter(({ type }) => type.startsWith("child<")).map(({ name }) => name),
+  );
+  return { plugged: [...there.difference(known)], unplugged: known.difference(there) };
+}
+
+/**
+ * QEMU opens its images again, by name, when it gives them up at the end of a migration; a name that
+ * was relative to another folder fails there, with the guest stopped (seen with 7.2, `-daemonize`).
+ */
+function refuseLostImages(blocks: readonly BlockInfo[], process: QemuProcess): void {
+  for (const { inserted } of blocks) {
+    if (!inserted || inserted.ro || !process.hasLost(inserted.file)) continue;
+    refuse(
+      "relative_image_path",
+      `QEMU was started with the image ${quote(inserted.file)} and has changed its folder since: ` +
+        `it cannot open it again, which every migration needs`,
+      "start the guest with absolute image paths",
+    );
+  }
 }
 
 async function refuseBlockers(qmp: QmpClient, signal: AbortSignal): Promise<void> {

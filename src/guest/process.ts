@@ -2,6 +2,7 @@
 // unix(7)); knows nothing of QMP or of what the arguments mean.
 
 import { AgentError, quote } from "../base/errors.ts";
+import { realPathOrNull } from "./image_files.ts";
 import { findProcesses, openFiles } from "./proc.ts";
 
 export interface QemuProcess {
@@ -12,6 +13,8 @@ export interface QemuProcess {
   argv: string[];
   /** Absolute path of a file that the process names relatively, by what it has open. */
   resolvePath(path: string): string;
+  /** Whether a relative name no longer leads to the file, because the process changed its folder. */
+  hasLost(path: string): boolean;
 }
 
 /**
@@ -42,15 +45,19 @@ export async function readProcess(pid: number): Promise<QemuProcess> {
     const { program, argv } = skipLoader(binary, parts);
     const open = await openFiles(pid);
     const cwd = await Deno.readLink(`/proc/${pid}/cwd`);
+    const findOpen = (file: string) => {
+      const suffix = "/" + file.replace(/^(\.\/)+/, "");
+      return open.find((target) => target.endsWith(suffix));
+    };
     return {
       pid,
       binary: program,
       argv,
-      resolvePath: (file) => {
-        if (file.startsWith("/")) return file;
-        const suffix = "/" + file.replace(/^(\.\/)+/, "");
-        // `-daemonize` changes to "/" after the files were opened: their descriptors know better.
-        return open.find((target) => target.endsWith(suffix)) ?? `${cwd}/${file}`;
+      // `-daemonize` changes to "/" after the files were opened: their descriptors know better.
+      resolvePath: (file) => file.startsWith("/") ? file : findOpen(file) ?? `${cwd}/${file}`,
+      hasLost: (file) => {
+        const target = file.startsWith("/") ? undefined : findOpen(file);
+        return target !== undefined && realPathOrNull(`${cwd}/${file}`) !== target;
       },
     };
   } catch (cause) {

@@ -65,15 +65,14 @@ export class BlockNodes {
     if (layer) this.#drop(layer);
   }
 
-  /**
-   * What is to be left out.
-   * @throws AgentError `option_refused` for an option that belongs to no disk of the guest
-   */
-  finish(): ReadonlySet<Option> {
+  /** What is to be left out: also, with a word, an image that belongs to no disk of the guest. */
+  finish(destination: Destination): ReadonlySet<Option> {
     for (const option of this.#options) {
       if (this.#used.has(option)) this.#dropped.delete(option);
       else if (!this.#dropped.has(option)) {
-        refuse(option, "is an image that no device of the guest uses");
+        const name = option.args!.get("node-name") ?? option.args!.get("driver") ?? "";
+        destination.warn(`block node ${quote(name)} is left out: no device of the guest uses it`);
+        this.#dropped.add(option);
       }
     }
     return this.#dropped;

@@ -62,11 +62,14 @@ export function rewriteDisks(options: readonly Option[], destination: Destinatio
   for (const { option, args, id } of drives) {
     if (replacements.has(option)) continue;
     if (args.pairs.some(({ key }) => key === "file" || key.startsWith("file."))) {
-      refuse(option, `is an image (${quote(id)}) that no device of the guest uses`);
+      // QEMU forgets a drive when its device is taken out of the running guest.
+      destination.warn(`drive ${quote(id)} is left out: no device of the guest uses it any more`);
+      replacements.set(option, []);
+      continue;
     }
     replacements.set(option, [fromArgs("drive", checkedDriveArgs(option, args, null))]);
   }
-  for (const option of nodes.finish()) replacements.set(option, []);
+  for (const option of nodes.finish(destination)) replacements.set(option, []);
   for (const option of options) {
     const isUsedNode = option.name === "blockdev" && !replacements.has(option);
     if (isUsedNode) replacements.set(option, [option]);

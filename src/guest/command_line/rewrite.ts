@@ -178,3 +178,10 @@ export function listDeviceIds(argv: readonly string[]): Set<string> {
     return json ?? plain ?? [];
   }));
 }
+
+/** `argv` without the devices of these ids, which were taken out of the running guest. */
+export function withoutDevices(argv: readonly string[], gone: ReadonlySet<string>): string[] {
+  const isGone = (at: number) =>
+    [...listDeviceIds(argv.slice(Math.max(at - 1, 0), at + 1))].some((id) => gone.has(id));
+  return argv.filter((_, at) => !isGone(at) && !isGone(at + 1));
+}
