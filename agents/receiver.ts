@@ -12,19 +12,20 @@ import type {
   DestinationQemu,
   RegisterUndo,
 } from "../src/guest/destination.ts";
-import { Exports, type NbdAddress } from "../src/guest/exports.ts";
+import { Exports } from "../src/guest/exports.ts";
 import { queryFeatures } from "../src/guest/features.ts";
 import { type GuestParams, ParamsSchema } from "../src/guest/params.ts";
 import { IncomingMigration } from "../src/guest/ram.ts";
 import { resumeGuest } from "../src/guest/resume.ts";
-import { makeSocketFolder, type SocketFolder } from "../src/guest/socket_folder.ts";
+import { makePrivateFolder, type PrivateFolder } from "../src/guest/private_folder.ts";
 import { formatAddress } from "../src/link/address.ts";
 import { Account } from "../src/migration/account.ts";
 import type { AccountEvent } from "../src/migration/events.ts";
 import type { Migration } from "../src/migration/migration.ts";
 import { QmpCommandError } from "../src/qmp/client.ts";
 import { Peer } from "./peer.ts";
-import { relayToSocket } from "./ram_relay.ts";
+import { relayToSocket } from "./local_relay.ts";
+import { serveNbd } from "./nbd_transport.ts";
 import { reportPlan } from "./reports.ts";
 import { type Request, Requests } from "./requests.ts";
 import { AGENT_VERSION } from "./version.ts";
@@ -34,7 +35,9 @@ export interface ReceiverOptions {
   claim: () => string;
   host: DestinationHost;
   /** Where QEMU's NBD server listens; `host` is also what the sender is told. */
-  nbd: NbdAddress;
+  nbd: { host: string; ports: { first: number; last: number } | null };
+  /** Whether disks may cross the network readable for everybody on it. */
+  allowPlainNbd: boolean;
 }
 
 /**
@@ -77,7 +80,7 @@ class Receiver {
   #qemu: DestinationQemu | undefined;
   #exports!: Exports;
   #incoming: IncomingMigration | undefined;
-  #socketFolder: SocketFolder | undefined;
+  #folder: PrivateFolder | undefined;
   #incomingRequest: Request<"incoming"> | undefined;
   #arrivedRequest!: Request<"arrived">;
   #handoverRequest!: Request<"handover">;
@@ -157,12 +160,21 @@ class Receiver {
       this.account.pid = qemu.pid;
       migration.step(2);
       this.#exports = new Exports(qemu.qmp, plan.targets);
-      const nbd = this.#exports.count > 0 ? await this.#startExports(signal) : null;
-      const { capabilities } = await queryFeatures(qemu.qmp, signal);
+      this.#folder = await makePrivateFolder({ pid: qemu.pid });
+      const { session } = this.#peer!;
+      const served = this.#exports.count === 0 ? { nbd: null, exports: [] } : await serveNbd(
+        this.#exports,
+        {
+          end: { ...qemu, folder: this.#folder, session, migration },
+          asked: request.body.nbd,
+          allowPlain: this.#options.allowPlainNbd,
+          features: await queryFeatures(qemu.qmp, signal),
+          listen: { type: "inet", ...this.#options.nbd },
+          signal,
+        },
+      );
       return {
-        nbd: nbd && { host: nbd.host, port: nbd.port },
-        exports: nbd?.exports ?? [],
-        capabilities: [...capabilities],
+        ...served,
         qmp: qemu.qmp.path,
         pid: qemu.pid,
       };
@@ -178,18 +190,18 @@ class Receiver {
 
   async ram(signal: AbortSignal): Promise<void> {
     const migration = this.#migration;
-    const { qmp, pid } = this.#qemu!;
+    const { qmp } = this.#qemu!;
     const request = this.#incomingRequest ?? await this.#requests.next("incoming", signal);
     await request.answer(async () => {
       const stream = await this.#peer!.session.acceptStream("ram", signal);
       migration.step(5);
       await this.#exports.flush(signal);
-      const { socketPath } = this.#socketFolder = await makeSocketFolder({ pid });
+      const path = `${this.#folder!.path}/ram.sock`;
       this.#incoming = new IncomingMigration(qmp);
       const features = await queryFeatures(qmp, signal);
-      await this.#incoming.listen(socketPath, { features, signal });
+      await this.#incoming.listen(path, { features, signal });
       migration.step(6);
-      migration.guard(relayToSocket(socketPath, { stream, signal: migration.signal }));
+      migration.guard(relayToSocket(stream, { path, signal: migration.signal }));
       return {};
     });
     this.#arrivedRequest = await this.#requests.next("arrived", signal);
@@ -262,12 +274,7 @@ class Receiver {
     this.#incoming?.[Symbol.dispose]();
     await this.#qemu?.qmp.close();
     await this.#options.host.close();
-    await this.#socketFolder?.[Symbol.asyncDispose]();
-  }
-
-  async #startExports(signal: AbortSignal) {
-    const { nbd } = this.#options;
-    return { host: nbd.host, ...await this.#exports.start(nbd, signal) };
+    await this.#folder?.[Symbol.asyncDispose]();
   }
 
   /** Ends the QEMU that would not run the guest, and only then says that it never will. */

@@ -5,21 +5,22 @@ import { Deadline } from "../src/base/deadline.ts";
 import { AgentError, quote, toAgentError } from "../src/base/errors.ts";
 import type { SendOptions } from "../src/cli/send_command.ts";
 import { sendDocument } from "../src/control/document.ts";
-import { PROTOCOL_VERSIONS, type ReplyBody } from "../src/control/messages.ts";
+import { PROTOCOL_VERSIONS, type ReplyBody, type RequestBody } from "../src/control/messages.ts";
 import { flushImages } from "../src/guest/flush.ts";
 import { type InspectedGuest, inspectGuest } from "../src/guest/inspect.ts";
 import { MirrorSet } from "../src/guest/mirror.ts";
 import { OutgoingMigration } from "../src/guest/ram.ts";
 import { quitQemu } from "../src/guest/quit.ts";
 import { RunState } from "../src/guest/run_state.ts";
-import { makeSocketFolder, type SocketFolder } from "../src/guest/socket_folder.ts";
+import { makePrivateFolder, type PrivateFolder } from "../src/guest/private_folder.ts";
 import { dial } from "../src/link/dial.ts";
 import { Account } from "../src/migration/account.ts";
 import type { AccountEvent } from "../src/migration/events.ts";
 import type { Migration } from "../src/migration/migration.ts";
 import { QmpClient } from "../src/qmp/client.ts";
 import { Peer } from "./peer.ts";
-import { RamListener } from "./ram_relay.ts";
+import { LocalListener } from "./local_relay.ts";
+import { chooseTransport, type NbdEnd, reachNbd } from "./nbd_transport.ts";
 import { mirrorReporter, ramReporter, reportPlan } from "./reports.ts";
 import { AGENT_VERSION } from "./version.ts";
 
@@ -60,10 +61,11 @@ class Sender {
   #guest!: InspectedGuest;
   #runState!: RunState;
   #peer: Peer | undefined;
+  #transport!: RequestBody<"prepare">["nbd"];
   #prepared!: ReplyBody<"prepare">;
   #mirrors: MirrorSet | undefined;
   #outgoing: OutgoingMigration | undefined;
-  #socketFolder: SocketFolder | undefined;
+  #folder: PrivateFolder | undefined;
   #stoppedAtMs = 0;
   readonly #stopWatchingMirrors = new AbortController();
 
@@ -113,7 +115,16 @@ class Sender {
   }
 
   async params(signal: AbortSignal): Promise<void> {
-    this.#prepared = await this.#peer!.channel.request("prepare", {}, signal);
+    const { process: { pid }, features } = this.#guest;
+    this.#folder = await makePrivateFolder({ pid });
+    this.#transport = chooseTransport({
+      tunnel: this.#options.nbd === "tunnel",
+      insecureNbd: this.#options.insecureNbd,
+      encrypted: false,
+      features,
+    });
+    const request = { nbd: this.#transport };
+    this.#prepared = await this.#peer!.channel.request("prepare", request, signal);
     this.account.qmp = this.#prepared.qmp;
     this.account.pid = this.#prepared.pid;
     this.#migration.step(2);
@@ -124,8 +135,9 @@ class Sender {
     const { nbd, exports } = this.#prepared;
     const { params: { disks }, features } = this.#guest;
     if (nbd === null) return; // every disk is shared, read-only or empty
+    const server = await reachNbd(nbd, { end: this.#end(), asked: this.#transport, signal });
     const mirrors = this.#mirrors = new MirrorSet(this.#qmp!, {
-      nbd,
+      ...server,
       targets: exports.map(({ disk: name, export: exportName }) => ({
         disk: disks.find((disk) => disk.name === name && disk.action === "mirror") ??
           unknownDisk(name),
@@ -159,21 +171,20 @@ class Sender {
       autoConverge,
     }, signal);
 
-    const folder = this.#socketFolder = await makeSocketFolder({ pid: this.#guest.process.pid });
     const stream = this.#peer!.session.openStream("ram");
     migration.step(5);
-    await this.#peer!.channel.request("incoming", { capabilities: [], parameters: {} }, signal);
+    await this.#peer!.channel.request("incoming", {}, signal);
     migration.step(6);
     const images = this.#guest.params.disks.filter(({ action }) => action === "mirror");
     await flushImages(images.map(({ path }) => path!), signal);
-    const listener = new RamListener(folder.socketPath, folder.owner);
-    migration.guard(listener.relay(stream, migration.signal));
+    const listener = await LocalListener.open(this.#folder!, "ram.sock");
+    migration.guard(listener.relayOne(stream, migration.signal));
     migration.undo.add("let the guest run on", () => this.#runState.restore());
     migration.undo.add("cancel the migration of the memory", async () => {
       await this.#mirrors?.cutOff(); // `migrate_cancel` drains block I/O: none may hang on the link
       await outgoing.cancel();
     });
-    await outgoing.start(folder.socketPath, signal);
+    await outgoing.start(listener.path, signal);
     const report = ramReporter({ migration, account: this.account });
     this.#stoppedAtMs = await outgoing.waitStopped({ report, signal });
   }
@@ -230,6 +241,16 @@ class Sender {
     }
   }
 
+  #end(): NbdEnd {
+    return {
+      qmp: this.#qmp!,
+      pid: this.#guest.process.pid,
+      folder: this.#folder!,
+      session: this.#peer!.session,
+      migration: this.#migration,
+    };
+  }
+
   /** Whatever failed: the guest runs on here, unless it was handed over. */
   async giveUp(error: AgentError): Promise<void> {
     this.account.error = error;
@@ -246,7 +267,7 @@ class Sender {
     await this.#peer?.leave(failed ? "failed" : "done", failed ? "the migration failed" : "done");
     this.#mirrors?.[Symbol.dispose]();
     this.#outgoing?.[Symbol.dispose]();
-    await this.#socketFolder?.[Symbol.asyncDispose]();
+    await this.#folder?.[Symbol.asyncDispose]();
     await this.#qmp?.close();
   }
 }

@@ -71,6 +71,7 @@ export async function serve(
       claim,
       host: makeHost(options),
       nbd: { host: nbdHost(options, conn), ports: options.nbdPorts },
+      allowPlainNbd: true,
     }, migration);
     if (ended) migration.report(ended);
     if (ended && migration.id === onceId) {

@@ -27,6 +27,8 @@ export interface ReceiveOptions {
   /** Port 0: any free one. */
   listen: HostPort;
   insecure: boolean;
+  /** Disks may come from QEMU to QEMU without encryption. */
+  insecureNbd: boolean;
   /** QMP socket of a QEMU that waits with `-incoming defer`. */
   adoptQmp: string | null;
   /** A command that starts the destination's QEMU. */
@@ -101,6 +103,11 @@ export const RECEIVE_COMMAND = defineCommand({
       name: "insecure",
       group: "Connection",
       help: "Accept an unencrypted connection. Needed for every address that is not loopback.",
+    },
+    {
+      name: "insecure-nbd",
+      group: "Connection",
+      help: "Take disks that travel unencrypted although the connection is encrypted.",
     },
     {
       name: "nbd-host",
@@ -264,6 +271,7 @@ export const RECEIVE_COMMAND = defineCommand({
       command: "receive",
       listen,
       insecure,
+      insecureNbd: given.has("insecure-nbd"),
       adoptQmp: given.one("adopt-qmp", readSocketPath(around.cwd)),
       launchCommand: given.one("launch-command", readText),
       qemuBinaries: given.all("qemu", readProgram(around.cwd)),

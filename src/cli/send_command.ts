@@ -15,6 +15,7 @@ import {
   readSocketPath,
 } from "./values.ts";
 
+const NBD_WAYS = ["direct", "tunnel"] as const;
 const SOURCE_AFTER = ["quit", "paused"] as const;
 /** QEMU takes no more than 2000 s as `downtime-limit`. */
 const DOWNTIME_LIMIT_MAX_MS = 2_000_000;
@@ -41,6 +42,10 @@ export interface SendOptions {
   /** What becomes of the source QEMU once the guest runs at the destination. */
   sourceAfter: (typeof SOURCE_AFTER)[number];
   insecure: boolean;
+  /** How the disks travel: from QEMU to QEMU, or through the agents' own connection. */
+  nbd: (typeof NBD_WAYS)[number];
+  /** Disks from QEMU to QEMU without encryption. */
+  insecureNbd: boolean;
   json: boolean;
 }
 
@@ -157,6 +162,23 @@ export const SEND_COMMAND = defineCommand({
       help: "Send the guest over the network unencrypted. Needed for every address that is not " +
         "this host's own loopback.",
     },
+    {
+      name: "nbd",
+      value: "WAY",
+      completes: NBD_WAYS,
+      default: "direct",
+      needs: ["copy-storage"],
+      group: "Connection",
+      help: "How the disks travel: `direct` from QEMU to QEMU on a port of their own, or " +
+        "`tunnel`, through the agents' connection, so that one open port is enough.",
+    },
+    {
+      name: "insecure-nbd",
+      needs: ["copy-storage"],
+      group: "Connection",
+      help:
+        "Let the disks travel unencrypted although the connection is encrypted (on both sides).",
+    },
     { name: "json", group: "Output", help: "One JSON object per line; the last is the account." },
   ],
   read(given, around): SendOptions {
@@ -185,6 +207,8 @@ export const SEND_COMMAND = defineCommand({
       timeoutMs: given.one("timeout", readDuration()),
       sourceAfter: given.one("source-after", readChoice(SOURCE_AFTER)) ?? "quit",
       insecure,
+      nbd: given.one("nbd", readChoice(NBD_WAYS)) ?? "direct",
+      insecureNbd: given.has("insecure-nbd"),
       json: given.has("json"),
     };
   },

@@ -79,31 +79,23 @@ export const REQUESTS = {
     }),
   },
   prepare: {
-    body: empty,
+    body: v.object({ nbd: v.picklist(["direct", "encrypted", "tunnel"]) }),
     reply: v.object({
-      nbd: v.nullable(v.object({
-        host: v.pipe(v.string(), v.regex(/^[^\s\p{Cc}]{1,255}$/u)),
-        port: integer(1, 65535),
-      })),
+      nbd: v.nullable(v.variant("transport", [
+        v.object({
+          transport: v.literal("direct"),
+          host: v.pipe(v.string(), v.regex(/^[^\s\p{Cc}]{1,255}$/u)),
+          port: integer(1, 65535),
+          psk_key: v.nullable(v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/))),
+        }),
+        v.object({ transport: v.literal("tunnel") }),
+      ])),
       exports: list(v.object({ disk: diskName, export: diskName }), 256),
-      capabilities,
       qmp: v.nullable(path),
       pid: v.nullable(integer(1, 2 ** 31 - 1)),
     }),
   },
-  incoming: {
-    body: v.object({
-      capabilities,
-      parameters: v.pipe(
-        v.record(
-          capability,
-          v.union([v.pipe(v.number(), v.finite()), text(256)]),
-        ),
-        v.check((value) => Object.keys(value).length <= 64, "more than 64 parameters"),
-      ),
-    }),
-    reply: empty,
-  },
+  incoming: { body: empty, reply: empty },
   arrived: { body: empty, reply: empty },
   handover: {
     body: v.object({ run: v.boolean() }),

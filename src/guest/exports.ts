@@ -8,12 +8,10 @@ import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import { flushImages } from "./flush.ts";
 import type { TargetDisk } from "./destination.ts";
 
-export interface NbdAddress {
-  /** The address that the server listens on. */
-  host: string;
-  /** The ports that it may take, or null for any free one. */
-  ports: { first: number; last: number } | null;
-}
+/** Where the server listens: a TCP address with the ports that it may take, or a socket. */
+export type NbdListen =
+  | { type: "inet"; host: string; ports: { first: number; last: number } | null }
+  | { type: "unix"; path: string };
 
 /** How often another ephemeral port is tried when one was taken between choosing and listening. */
 const EPHEMERAL_TRIES = 20;
@@ -35,18 +33,18 @@ export class Exports {
   }
 
   /**
-   * Starts the server and exports every target; gives the port. Undo with `stop`, also after an
+   * Starts the server and exports every target; gives the TCP port. Undo with `stop`, also after an
    * error.
    *
    * Each target is opened a second time, by nodes of our own: the guest's nodes may have any
    * options (throttling, no `discard`), and are inactive until the guest runs here; ours keep a
    * thin disk thin and are gone before that.
    */
-  async start(address: NbdAddress, signal: AbortSignal): Promise<{
-    port: number;
-    exports: { disk: string; export: string }[];
-  }> {
-    const port = await this.#listen(address, signal);
+  async start(
+    options: { listen: NbdListen; tlsCreds: string | null; signal: AbortSignal },
+  ): Promise<{ port: number | null; exports: { disk: string; export: string }[] }> {
+    const { signal } = options;
+    const port = await this.#listen(options);
     const exports: { disk: string; export: string }[] = [];
     for (const [index, target] of this.#targets.entries()) {
       const nodeName = `migrate-agent-export-${index}`;
@@ -91,25 +89,37 @@ export class Exports {
   }
 
   /** QEMU does not report a port that it chose itself, so one is chosen here and tried. */
-  async #listen(address: NbdAddress, signal: AbortSignal): Promise<number> {
+  async #listen(
+    options: { listen: NbdListen; tlsCreds: string | null; signal: AbortSignal },
+  ): Promise<number | null> {
+    const { listen, tlsCreds, signal } = options;
+    const start = async (addr: unknown) => {
+      await this.#qmp.execute("nbd-server-start", {
+        addr,
+        ...(tlsCreds === null ? {} : { "tls-creds": tlsCreds }),
+        "max-connections": 0,
+      }, { signal });
+      this.#listening = true;
+    };
+    if (listen.type === "unix") {
+      await start({ type: "unix", data: { path: listen.path } });
+      return null;
+    }
+    const { host, ports } = listen;
     let lastError: QmpCommandError | undefined;
-    for (const port of candidatePorts(address.ports)) {
+    for (const port of candidatePorts(ports)) {
       try {
-        await this.#qmp.execute("nbd-server-start", {
-          addr: { type: "inet", data: { host: address.host, port: String(port) } },
-          "max-connections": 0,
-        }, { signal });
-        this.#listening = true;
+        await start({ type: "inet", data: { host, port: String(port) } });
         return port;
       } catch (error) {
         if (!(error instanceof QmpCommandError) || !/in use/i.test(error.message)) throw error;
         lastError = error;
       }
     }
-    const range = address.ports ? ` in ${address.ports.first}-${address.ports.last}` : "";
+    const range = ports ? ` in ${ports.first}-${ports.last}` : "";
     throw new AgentError(
       "no_nbd_port",
-      `No free port${range} for the NBD server on ${quote(address.host)}`,
+      `No free port${range} for the NBD server on ${quote(host)}`,
       {
         side: "destination",
         cause: lastError,
@@ -119,7 +129,7 @@ export class Exports {
   }
 }
 
-function* candidatePorts(range: NbdAddress["ports"]): Generator<number> {
+function* candidatePorts(range: { first: number; last: number } | null): Generator<number> {
   if (range) { for (let port = range.first; port <= range.last; port++) yield port; }
   else for (let tried = 0; tried < EPHEMERAL_TRIES; tried++) yield getAvailablePort();
 }

@@ -22,8 +22,16 @@ export interface MirrorProgress {
   ready: boolean;
 }
 
+/** Where the destination's NBD server is reached from the source. */
+export type NbdServer = { type: "inet"; host: string; port: number } | {
+  type: "unix";
+  path: string;
+};
+
 export interface MirrorOptions {
-  nbd: { host: string; port: number };
+  nbd: NbdServer;
+  /** Id of the credentials (nbd_keys.ts); null for a connection that is not encrypted by QEMU. */
+  tlsCreds: string | null;
   targets: readonly { disk: Disk; export: string }[];
   /** Bytes per second for each disk; 0 for no limit. */
   speedBytesPerS: number;
@@ -204,11 +212,12 @@ export class MirrorSet implements Disposable {
   }
 
   async #startOne(mirror: Mirror, signal: AbortSignal): Promise<void> {
-    const { nbd, speedBytesPerS } = this.#options;
+    const { nbd, tlsCreds, speedBytesPerS } = this.#options;
     await this.#qmp.execute("blockdev-add", {
       driver: "nbd",
       "node-name": mirror.nodeName,
-      server: { type: "inet", host: nbd.host, port: String(nbd.port) },
+      server: nbd.type === "inet" ? { ...nbd, port: String(nbd.port) } : nbd,
+      ...(tlsCreds === null ? {} : { "tls-creds": tlsCreds }),
       export: mirror.export,
       // A thin disk stays thin: zeroes are sent as "unmap", not as data.
       discard: "unmap",

@@ -1,28 +1,32 @@
-// Waits for connections from senders. TLS will stand between this and the session.
+// Waits for connections from senders, plain or with TLS (tls.ts makes the listener for that).
 
 import { abortable } from "../base/deadline.ts";
 import { AgentError, describeError } from "../base/errors.ts";
 import { type Address, formatAddress } from "./address.ts";
 
 /** Listens at `address`; port 0 takes one that is free. Throws `cannot_listen`. */
-export function listen(address: Address): Listener {
+export function listen(address: Address): Listener<Deno.TcpConn> {
   try {
     return new Listener(Deno.listen({ hostname: address.host, port: address.port }));
   } catch (error) {
-    throw new AgentError(
-      "cannot_listen",
-      `Cannot listen on '${formatAddress(address)}': ${describeError(error)}`,
-      { hint: "Choose an address of this machine and a free port.", cause: error },
-    );
+    throw cannotListen(address, error);
   }
 }
 
-export class Listener implements Disposable {
-  readonly #listener: Deno.TcpListener;
-  /** An accept that a cancelled caller left behind: the next caller gets its connection. */
-  #accepting: Promise<Deno.TcpConn> | undefined;
+export function cannotListen(address: Address, cause: unknown): AgentError {
+  return new AgentError(
+    "cannot_listen",
+    `Cannot listen on '${formatAddress(address)}': ${describeError(cause)}`,
+    { hint: "Choose an address of this machine and a free port.", cause },
+  );
+}
 
-  constructor(listener: Deno.TcpListener) {
+export class Listener<C extends Deno.TcpConn | Deno.TlsConn> implements Disposable {
+  readonly #listener: Deno.Listener<C, Deno.NetAddr>;
+  /** An accept that a cancelled caller left behind: the next caller gets its connection. */
+  #accepting: Promise<C> | undefined;
+
+  constructor(listener: Deno.Listener<C, Deno.NetAddr>) {
     this.#listener = listener;
   }
 
@@ -36,11 +40,11 @@ export class Listener implements Disposable {
    * The next connection. Throws the signal's reason, or `cannot_accept`. Safe to cancel: no
    * connection is lost by it. One caller at a time.
    */
-  async accept(signal: AbortSignal): Promise<Deno.TcpConn> {
+  async accept(signal: AbortSignal): Promise<C> {
     signal.throwIfAborted();
     this.#accepting ??= this.#listener.accept();
     const accepting = this.#accepting;
-    let conn: Deno.TcpConn;
+    let conn: C;
     try {
       conn = await abortable(accepting, signal);
     } catch (error) {
@@ -53,7 +57,8 @@ export class Listener implements Disposable {
       );
     }
     this.#accepting = undefined;
-    conn.setNoDelay(true); // control messages are small and waited for
+    // Control messages are small and waited for. Deno 2.7 cannot set this on a TLS connection.
+    if ("setNoDelay" in conn) conn.setNoDelay(true);
     return conn;
   }
 

@@ -98,6 +98,9 @@ export interface QmpCommands {
   "migrate-continue": { args: { state: "pre-switchover" }; result: None };
   "qom-get": { args: { path: string; property: string }; result: unknown };
   "qom-list": { args: { path: string }; result: { name: string; type: string }[] };
+  "qom-list-types": { args: { implements: string }; result: { name: string }[] };
+  "object-add": { args: Record<string, unknown>; result: None };
+  "object-del": { args: { id: string }; result: None };
   "blockdev-add": { args: Record<string, unknown>; result: None };
   "blockdev-del": { args: { "node-name": string }; result: None };
   "blockdev-mirror": {
@@ -122,7 +125,7 @@ export interface QmpCommands {
     args: None;
     result: { id: string; type: string; status: string; error?: string }[];
   };
-  "nbd-server-start": { args: { addr: unknown; "max-connections"?: number }; result: None };
+  "nbd-server-start": { args: { addr: unknown; "tls-creds"?: string; "max-connections"?: number }; result: None };
   "nbd-server-stop": { args: None; result: None };
   "block-export-add": {
     args: { type: "nbd"; id: string; "node-name": string; name: string; writable: boolean };

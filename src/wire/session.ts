@@ -21,7 +21,7 @@ import { Outbox } from "./outbox.ts";
 import { type StreamHost, WireStream } from "./stream.ts";
 
 /** What streams can be for. */
-export const STREAM_KINDS = ["control", "params", "ram"] as const;
+export const STREAM_KINDS = ["control", "params", "ram", "nbd"] as const;
 export type StreamKind = typeof STREAM_KINDS[number];
 
 export const MAX_STREAMS = 256;

@@ -34,13 +34,15 @@ Deno.test("send: every option, in both spellings", () => {
     timeoutMs: 600_000,
     sourceAfter: "paused",
     insecure: true,
+    nbd: "tunnel",
+    insecureNbd: true,
     json: true,
   };
   assertEquals<unknown>(
     parse(
       "send --to 10.0.0.2:4444 --qmp unix:/run/a/qmp.sock --qemu-pid 77 -q --disks a,b " +
         "--disk-bandwidth 100M --ram-bandwidth 5000 --downtime-limit 300ms --auto-converge " +
-        "--timeout 10m --source-after paused --insecure --json",
+        "--timeout 10m --source-after paused --insecure --nbd tunnel --insecure-nbd --json",
     ),
     expected,
   );
@@ -48,7 +50,7 @@ Deno.test("send: every option, in both spellings", () => {
     parse(
       "send --to=10.0.0.2:4444 --qmp=/run/a/qmp.sock --qemu-pid=77 --copy-storage --disks=a,b " +
         "--disk-bandwidth=100m --ram-bandwidth=5000 --downtime-limit=300ms --auto-converge " +
-        "--timeout=600s --source-after=paused --insecure --json",
+        "--timeout=600s --source-after=paused --insecure --nbd=tunnel --insecure-nbd --json",
     ),
     expected,
   );
@@ -70,6 +72,8 @@ Deno.test("send: what is not given", () => {
     timeoutMs: null,
     sourceAfter: "quit",
     insecure: false,
+    nbd: "direct",
+    insecureNbd: false,
     json: false,
   });
 });
@@ -77,7 +81,7 @@ Deno.test("send: what is not given", () => {
 Deno.test("receive: every option", () => {
   assertEquals<unknown>(
     parse(
-      "receive --listen [2001:db8::1]:0 --insecure --qemu ./qemu --qemu /opt/q --qmp q.sock " +
+      "receive --listen [2001:db8::1]:0 --insecure --insecure-nbd --qemu ./qemu --qemu /opt/q --qmp q.sock " +
         "--run-dir /run/x/ --disk-dir disks --disk hd0=a=b.raw --disk b.raw=/b --path-map /a/=b " +
         "--allow-dir c --allow-dir /d --allow-bridge br0 --allow-vnc --override netdev.n0.ifname=tap7 " +
         "--override netdev.n0.script= --nbd-host 10.0.0.9 --nbd-ports 5000-5009 --reuse-disks " +
@@ -87,6 +91,7 @@ Deno.test("receive: every option", () => {
       command: "receive",
       listen: { host: "2001:db8::1", port: 0 },
       insecure: true,
+      insecureNbd: true,
       adoptQmp: null,
       launchCommand: null,
       qemuBinaries: ["/home/op/qemu", "/opt/q"],
@@ -118,6 +123,7 @@ Deno.test("receive: what is not given, and where the run folder is", () => {
     command: "receive",
     listen: { host: "127.0.0.1", port: 0 },
     insecure: false,
+    insecureNbd: false,
     adoptQmp: null,
     launchCommand: null,
     qemuBinaries: [],

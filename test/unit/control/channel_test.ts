@@ -120,7 +120,10 @@ Deno.test("a refusal arrives as the receiver's own error", async () => {
       });
     },
   });
-  const error = await assertRejects(() => sender.request("prepare", {}, never), AgentError);
+  const error = await assertRejects(
+    () => sender.request("prepare", { nbd: "direct" }, never),
+    AgentError,
+  );
   assertEquals(error.message, "Cannot create target disk '/d/a.raw': 3 GiB free");
   assertEquals(
     [error.code, error.kind, error.side, error.phase, error.hint],

@@ -1,0 +1,105 @@
+// Puts streams of the session behind local unix sockets of QEMU, and the other way round: the RAM
+// stream on both sides, and in tunnel mode one stream per NBD connection. The bytes are QEMU's own
+// and are not looked at.
+
+import { giveTo, type PrivateFolder } from "../src/guest/private_folder.ts";
+import { relay } from "../src/wire/relay.ts";
+import type { WireStream } from "../src/wire/stream.ts";
+
+/** A unix socket of ours that one QEMU connects to. */
+export class LocalListener implements Disposable {
+  readonly path: string;
+  readonly #listener: Deno.UnixListener;
+  #closed = false;
+
+  private constructor(path: string, listener: Deno.UnixListener) {
+    this.path = path;
+    this.#listener = listener;
+  }
+
+  /** Listens as `name` in `folder`, whose owner is the only one to get in. */
+  static async open(folder: PrivateFolder, name: string): Promise<LocalListener> {
+    const path = `${folder.path}/${name}`;
+    const listener = new LocalListener(path, Deno.listen({ transport: "unix", path }));
+    await giveTo(path, folder.owner);
+    return listener;
+  }
+
+  /** Relays the first connection to `stream` until both directions have ended. */
+  async relayOne(stream: WireStream, signal: AbortSignal): Promise<void> {
+    const conn = await this.#accept(signal);
+    this[Symbol.dispose]();
+    await relayConnection(conn, stream, signal);
+  }
+
+  /** Relays every connection to a stream of its own, until `signal` aborts or one fails. */
+  async relayAll(open: () => WireStream, signal: AbortSignal): Promise<void> {
+    const failure = new AbortController();
+    const both = AbortSignal.any([signal, failure.signal]);
+    try {
+      while (true) {
+        const conn = await this.#accept(both);
+        relayConnection(conn, open(), both).catch((error) => failure.abort(error));
+      }
+    } finally {
+      this[Symbol.dispose]();
+    }
+  }
+
+  async #accept(signal: AbortSignal): Promise<Deno.UnixConn> {
+    signal.throwIfAborted();
+    const close = () => this[Symbol.dispose]();
+    signal.addEventListener("abort", close, { once: true });
+    try {
+      return await this.#listener.accept();
+    } catch (error) {
+      signal.throwIfAborted();
+      throw error;
+    } finally {
+      signal.removeEventListener("abort", close);
+    }
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#listener.close();
+  }
+}
+
+/** Connects to QEMU's socket at `path` and relays `stream` until both directions have ended. */
+export async function relayToSocket(
+  stream: WireStream,
+  { path, signal }: { path: string; signal: AbortSignal },
+): Promise<void> {
+  const conn = await Deno.connect({ transport: "unix", path });
+  await relayConnection(conn, stream, signal);
+}
+
+/** Connects every stream that `accept` gives to QEMU's socket at `path`, until `signal` aborts. */
+export async function relayAllToSocket(
+  accept: (signal: AbortSignal) => Promise<WireStream>,
+  { path, signal }: { path: string; signal: AbortSignal },
+): Promise<void> {
+  const failure = new AbortController();
+  const both = AbortSignal.any([signal, failure.signal]);
+  while (true) {
+    const stream = await accept(both);
+    relayToSocket(stream, { path, signal: both }).catch((error) => failure.abort(error));
+  }
+}
+
+async function relayConnection(
+  conn: Deno.UnixConn,
+  stream: WireStream,
+  signal: AbortSignal,
+): Promise<void> {
+  try {
+    await relay(conn, stream, { signal });
+  } catch (error) {
+    stream.reset("relay_ended", "the connection behind this stream has ended");
+    throw error;
+  } finally {
+    conn.close();
+  }
+}

@@ -1,0 +1,110 @@
+// How the disks travel: straight from QEMU to QEMU, encrypted by the two of them with a key made for
+// this migration; or through streams of the agents' own connection ("tunnel").
+
+import { AgentError } from "../src/base/errors.ts";
+import type { ReplyBody, RequestBody } from "../src/control/messages.ts";
+import type { Exports, NbdListen } from "../src/guest/exports.ts";
+import type { QemuFeatures } from "../src/guest/features.ts";
+import type { NbdServer } from "../src/guest/mirror.ts";
+import { makePskKey, PskCredentials } from "../src/guest/nbd_keys.ts";
+import type { PrivateFolder } from "../src/guest/private_folder.ts";
+import type { Migration } from "../src/migration/migration.ts";
+import type { QmpClient } from "../src/qmp/client.ts";
+import type { Session } from "../src/wire/session.ts";
+import { LocalListener, relayAllToSocket } from "./local_relay.ts";
+
+type Transport = RequestBody<"prepare">["nbd"];
+type NbdReply = ReplyBody<"prepare">["nbd"];
+
+const SOCKET_NAME = "nbd.sock";
+
+/** One side's QEMU and what the transport needs besides. */
+export interface NbdEnd {
+  qmp: QmpClient;
+  pid: number;
+  folder: PrivateFolder;
+  session: Session;
+  migration: Migration;
+}
+
+/** What the sender asks for. A connection that is not encrypted has nothing to protect either. */
+export function chooseTransport(options: {
+  tunnel: boolean;
+  insecureNbd: boolean;
+  encrypted: boolean;
+  features: QemuFeatures;
+}): Transport {
+  const { tunnel, insecureNbd, encrypted, features } = options;
+  if (tunnel) return "tunnel";
+  if (!encrypted || insecureNbd) return "direct";
+  return features.psk ? "encrypted" : "tunnel";
+}
+
+/** The destination's end: starts the exports; what the sender is told. */
+export async function serveNbd(exports: Exports, options: {
+  end: NbdEnd;
+  asked: Transport;
+  /** Whether disks may cross the network readable for everybody on it. */
+  allowPlain: boolean;
+  features: QemuFeatures;
+  /** Where the server listens unless the disks are tunnelled. */
+  listen: Extract<NbdListen, { type: "inet" }>;
+  signal: AbortSignal;
+}): Promise<{ nbd: NbdReply; exports: ReplyBody<"prepare">["exports"] }> {
+  const { end, asked, features, signal } = options;
+  const { qmp, pid, folder, session, migration } = end;
+  if (asked === "direct" && !options.allowPlain) {
+    throw new AgentError("plain_nbd_refused", "The sender wants to send the disks unencrypted", {
+      kind: "refused",
+      side: "destination",
+      hint: "give --insecure-nbd to both sides, or to none",
+    });
+  }
+  if (asked === "tunnel" || (asked === "encrypted" && !features.psk)) {
+    const path = `${folder.path}/${SOCKET_NAME}`;
+    const started = await exports.start({
+      listen: { type: "unix", path },
+      tlsCreds: null,
+      signal,
+    });
+    const accept = (stop: AbortSignal) => session.acceptStream("nbd", stop);
+    migration.guard(relayAllToSocket(accept, { path, signal: migration.signal }));
+    return { nbd: { transport: "tunnel" }, exports: started.exports };
+  }
+  const key = asked === "encrypted" ? makePskKey() : null;
+  const tlsCreds = key === null
+    ? null
+    : await new PskCredentials(qmp).install({ endpoint: "server", key, pid }, signal);
+  const { host } = options.listen;
+  const started = await exports.start({ listen: options.listen, tlsCreds, signal });
+  return {
+    nbd: { transport: "direct", host, port: started.port!, psk_key: key },
+    exports: started.exports,
+  };
+}
+
+/** The source's end: where its QEMU connects to, and with which credentials. */
+export async function reachNbd(
+  reply: NonNullable<NbdReply>,
+  options: { end: NbdEnd; asked: Transport; signal: AbortSignal },
+): Promise<{ nbd: NbdServer; tlsCreds: string | null }> {
+  const { end: { qmp, pid, folder, session, migration }, asked, signal } = options;
+  if (reply.transport === "tunnel") {
+    const listener = await LocalListener.open(folder, SOCKET_NAME);
+    migration.guard(listener.relayAll(() => session.openStream("nbd"), migration.signal));
+    return { nbd: { type: "unix", path: listener.path }, tlsCreds: null };
+  }
+  const { host, port, psk_key: key } = reply;
+  if (asked !== "direct" && key === null) {
+    throw new AgentError("plain_nbd_refused", "The receiver offers the disks unencrypted only", {
+      kind: "refused",
+      side: "source",
+      hint: "use --nbd tunnel, or --insecure-nbd on both sides",
+    });
+  }
+  if (key === null) return { nbd: { type: "inet", host, port }, tlsCreds: null };
+  const credentials = new PskCredentials(qmp);
+  migration.undo.add("remove the NBD key", () => credentials.remove());
+  const tlsCreds = await credentials.install({ endpoint: "client", key, pid }, signal);
+  return { nbd: { type: "inet", host, port }, tlsCreds };
+}
