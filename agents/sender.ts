@@ -8,8 +8,8 @@ import { sendDocument } from "../src/control/document.ts";
 import { PROTOCOL_VERSIONS, type ReplyBody, type RequestBody } from "../src/control/messages.ts";
 import { flushImages } from "../src/guest/flush.ts";
 import { type InspectedGuest, inspectGuest } from "../src/guest/inspect.ts";
-import { MirrorSet } from "../src/guest/mirror.ts";
-import { OutgoingMigration } from "../src/guest/ram.ts";
+import { type MirrorProgress, MirrorSet } from "../src/guest/mirror.ts";
+import { OutgoingMigration, type RamProgress } from "../src/guest/ram.ts";
 import { quitQemu } from "../src/guest/quit.ts";
 import { RunState } from "../src/guest/run_state.ts";
 import { makePrivateFolder, type PrivateFolder } from "../src/guest/private_folder.ts";
@@ -67,11 +67,16 @@ class Sender {
   #outgoing: OutgoingMigration | undefined;
   #folder: PrivateFolder | undefined;
   #stoppedAtMs = 0;
+  #sentRam!: RamProgress;
+  readonly #reportMirrors: (progress: MirrorProgress[]) => void;
+  readonly #reportRam: (progress: RamProgress) => void;
   readonly #stopWatchingMirrors = new AbortController();
 
   constructor(options: SendOptions, migration: Migration) {
     this.#options = options;
     this.#migration = migration;
+    this.#reportMirrors = mirrorReporter({ migration, account: this.account });
+    this.#reportRam = ramReporter({ migration, account: this.account });
   }
 
   async preflight(signal: AbortSignal): Promise<void> {
@@ -152,10 +157,7 @@ class Sender {
     migration.guard(
       mirrors.watch(AbortSignal.any([migration.signal, this.#stopWatchingMirrors.signal])),
     );
-    await mirrors.waitReady({
-      report: mirrorReporter({ migration, account: this.account }),
-      signal,
-    });
+    await mirrors.waitReady({ report: this.#reportMirrors, signal });
     migration.step(4);
     await mirrors.blockWrites(signal);
   }
@@ -185,8 +187,7 @@ class Sender {
       await outgoing.cancel();
     });
     await outgoing.start(listener.path, signal);
-    const report = ramReporter({ migration, account: this.account });
-    this.#stoppedAtMs = await outgoing.waitStopped({ report, signal });
+    this.#stoppedAtMs = await outgoing.waitStopped({ report: this.#reportRam, signal });
   }
 
   async switchover(signal: AbortSignal): Promise<void> {
@@ -195,7 +196,7 @@ class Sender {
     // Asked at once, so that the answer is here when the source is done.
     const arrived = this.#peer!.channel.request("arrived", {}, signal);
     const [ram] = await Promise.all([this.#outgoing!.finish(signal), arrived]);
-    this.account.ramBytes = ram.transferredBytes;
+    this.#sentRam = ram;
   }
 
   async handover(signal: AbortSignal): Promise<void> {
@@ -207,6 +208,8 @@ class Sender {
       this.#migration.undo.forgetAll();
       if (run) this.account.downtimeMs = Date.now() - this.#stoppedAtMs;
       this.#migration.step(7);
+      if (this.#mirrors) this.#reportMirrors(this.#mirrors.lastProgress);
+      this.#reportRam(this.#sentRam);
     } catch (error) {
       const failure = toAgentError(error);
       // The receiver says that it did not and will not run the guest: it is still ours.

@@ -47,6 +47,7 @@ interface Mirror {
   has: { node: boolean; job: boolean };
   ready: boolean;
   copiedBytes: number;
+  totalBytes: number;
 }
 
 export class MirrorSet implements Disposable {
@@ -66,6 +67,7 @@ export class MirrorSet implements Disposable {
       has: { node: false, job: false },
       ready: false,
       copiedBytes: 0,
+      totalBytes: disk.virtual_size_bytes,
     }));
     this.#events = qmp.subscribe("BLOCK_JOB_READY", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED");
   }
@@ -120,16 +122,23 @@ export class MirrorSet implements Disposable {
 
   async progress(signal: AbortSignal): Promise<MirrorProgress[]> {
     const jobs = await this.#qmp.execute("query-block-jobs", {}, { signal });
-    return this.#mirrors.map((mirror) => {
+    for (const mirror of this.#mirrors) {
       const job = jobs.find((candidate) => candidate.device === mirror.jobId);
-      if (job) mirror.copiedBytes = job.offset;
-      return {
-        disk: mirror.disk,
-        doneBytes: mirror.copiedBytes,
-        totalBytes: job?.len ?? mirror.disk.virtual_size_bytes,
-        ready: mirror.ready,
-      };
-    });
+      if (!job) continue;
+      mirror.copiedBytes = job.offset;
+      mirror.totalBytes = job.len;
+    }
+    return this.lastProgress;
+  }
+
+  /** Progress as it was last known, without asking QEMU. */
+  get lastProgress(): MirrorProgress[] {
+    return this.#mirrors.map(({ disk, copiedBytes: doneBytes, totalBytes, ready }) => ({
+      disk,
+      doneBytes,
+      totalBytes,
+      ready,
+    }));
   }
 
   /**
@@ -155,7 +164,7 @@ export class MirrorSet implements Disposable {
       const whole = event === "BLOCK_JOB_COMPLETED" && data.error === undefined &&
         data.offset === data.len;
       if (!whole) throw await this.#failure(mirror, data.error);
-      mirror.copiedBytes = Number(data.offset);
+      mirror.copiedBytes = mirror.totalBytes = Number(data.offset);
       ending.delete(mirror);
     }
     for (const mirror of this.#mirrors) await this.#remove(mirror, signal);

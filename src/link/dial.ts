@@ -1,4 +1,4 @@
-// Opens the connection to the receiver. TLS will stand between this and the session.
+// Opens the connection to the receiver; TLS and the proof come after it (secure.ts).
 
 import { abortable, abortReason, Deadline } from "../base/deadline.ts";
 import { AgentError, describeError } from "../base/errors.ts";

@@ -1,0 +1,203 @@
+// The way from a bare connection to a peer that is known: limits, TLS, proof, in this order, for both
+// sides. What comes out is a link for the wire. Who is trusted and what is accepted is the caller's.
+// Specification: docs/protocol.md, "Before the wire".
+
+import { Deadline } from "../base/deadline.ts";
+import { AgentError } from "../base/errors.ts";
+import type { Address } from "./address.ts";
+import type { Admission, AttemptLimits } from "./attempts.ts";
+import { derivedPublicKey } from "./certificate.ts";
+import { dial, type DialOptions } from "./dial.ts";
+import type { Link } from "./link.ts";
+import { proveToReceiver, verifySender } from "./proof.ts";
+import type { AcceptedSecret, SecretBook } from "./secrets.ts";
+import type { Ticket } from "./ticket.ts";
+import {
+  type Binding,
+  PLAIN_BINDING,
+  shakeHands,
+  startTls,
+  type TlsTrust,
+  trustAuthority,
+  trustKey,
+} from "./tls.ts";
+
+export interface SecureLink {
+  link: Link;
+  /** For `SecretBook.add` or `dialSecure` when this connection is lost: known to both sides only. */
+  resumeSecret: Uint8Array;
+}
+
+export interface AcceptedLink extends SecureLink {
+  /** What the sender has proved to know. */
+  secret: AcceptedSecret;
+  /** Where it comes from, as the limits count it. */
+  source: string;
+}
+
+/** A connection that was accepted: Deno.TcpConn (plain) or Deno.TlsConn. */
+export interface Incoming extends Link {
+  readonly remoteAddr: Deno.NetAddr;
+}
+
+export interface AcceptOptions {
+  /** Of the TLS identity that listens; PLAIN_BINDING for a listener without TLS. */
+  binding: Binding;
+  secrets: SecretBook;
+  limits: AttemptLimits;
+  signal: AbortSignal;
+}
+
+/**
+ * Finds out who has connected. Throws why it will not be served: an AgentError of kind "refused" or
+ * "link" for the local log, or the signal's reason; the connection is closed then, and the peer has
+ * been told nothing or one byte. Takes `handshakeMs` of the limits at most.
+ */
+export async function acceptSecure(
+  conn: Incoming | Deno.TlsConn,
+  { binding, secrets, limits, signal }: AcceptOptions,
+): Promise<AcceptedLink> {
+  let link: Link = conn;
+  try {
+    using admission = limits.admit((conn.remoteAddr as Deno.NetAddr).hostname);
+    using deadline = limits.deadline(signal);
+    try {
+      if ("handshake" in conn) link = await shakeHands(conn, { signal: deadline.signal });
+      const { candidate: secret, resumeSecret } = await verifySender(link, {
+        book: secrets,
+        binding,
+        beforeRefusal: () => limits.delay(deadline.signal),
+        signal: deadline.signal,
+      });
+      admission.proved();
+      return { link, resumeSecret, secret, source: admission.source };
+    } catch (error) {
+      countFailure(error, admission);
+      throw error;
+    }
+  } catch (error) {
+    closeLink(link);
+    throw error;
+  }
+}
+
+/**
+ * A peer that hangs up or says nothing has tried nothing: port checks do that. Half-open connections
+ * are limited by their number and time.
+ */
+function countFailure(error: unknown, admission: Admission): void {
+  if (!(error instanceof AgentError) || error.kind !== "refused") return;
+  if (error.code !== "handshake_timeout") admission.failed();
+}
+
+export interface DialTarget {
+  address: Address;
+  /** null: no TLS (`--insecure` on both sides). */
+  trust: TlsTrust | null;
+  secret: Uint8Array;
+  migrationId: string;
+}
+
+/**
+ * What a ticket asks for. `authorityPem` is the content of `--tls-ca`, null without it. Throws
+ * `tls_ca_needed`, or `insecure_ticket` when the receiver wants no TLS and `allowPlain` is false.
+ */
+export function targetOfTicket(
+  ticket: Ticket,
+  { authorityPem, allowPlain }: { authorityPem: string | null; allowPlain: boolean },
+): DialTarget {
+  const { address, secret, migrationId, server } = ticket;
+  const target = { address, secret, migrationId };
+  switch (server.kind) {
+    case "key":
+      if (allowPlain) {
+        throw new AgentError("insecure_mismatch", "The receiver of this ticket speaks TLS", {
+          kind: "usage",
+          hint: "Leave --insecure out, or give it to the receiver too.",
+        });
+      }
+      return { ...target, trust: trustKey(server.publicKey) };
+    case "authority":
+      if (authorityPem === null) {
+        throw new AgentError(
+          "tls_ca_needed",
+          "The receiver of this ticket shows a certificate of the operator's own",
+          { kind: "usage", hint: "Name its authority with --tls-ca." },
+        );
+      }
+      return { ...target, trust: trustAuthority(authorityPem, address.host) };
+    case "plain":
+      if (!allowPlain) {
+        throw new AgentError(
+          "insecure_ticket",
+          "The receiver of this ticket was started with --insecure: it speaks no TLS",
+          { kind: "usage", hint: "Start it without --insecure, or give --insecure here as well." },
+        );
+      }
+      return { ...target, trust: null };
+  }
+}
+
+/** What `--secret-file` asks for: the receiver's key follows from the secret, unless a CA is named. */
+export function targetOfSecret(
+  address: Address,
+  { secret, authorityPem, allowPlain }: {
+    secret: Uint8Array;
+    authorityPem: string | null;
+    allowPlain: boolean;
+  },
+): DialTarget {
+  const trust = allowPlain
+    ? null
+    : authorityPem === null
+    ? trustKey(derivedPublicKey(secret))
+    : trustAuthority(authorityPem, address.host);
+  return { address, secret, migrationId: "", trust };
+}
+
+/**
+ * Connects to the receiver, and both prove who they are. Throws what `dial`, `startTls` and
+ * `proveToReceiver` throw, `handshake_timeout`, or the signal's reason. Safe to cancel: nothing stays
+ * open. `timeoutMs` is for the connection, and once more for the handshake.
+ */
+export async function dialSecure(
+  target: DialTarget,
+  { signal, timeoutMs }: DialOptions,
+): Promise<SecureLink> {
+  const { address, trust, secret, migrationId } = target;
+  const conn = await dial(address, { signal, timeoutMs });
+  using deadline = new Deadline(
+    timeoutMs,
+    () =>
+      new AgentError(
+        "handshake_timeout",
+        `The receiver did not prove itself within ${timeoutMs / 1000} seconds`,
+        { kind: "link" },
+      ),
+    signal,
+  );
+  const link: Link = trust === null
+    ? conn
+    : await startTls(conn, { trust, signal: deadline.signal });
+  try {
+    const { resumeSecret } = await proveToReceiver(link, {
+      secret,
+      migrationId,
+      binding: trust?.binding ?? PLAIN_BINDING,
+      signal: deadline.signal,
+    });
+    return { link, resumeSecret };
+  } catch (error) {
+    closeLink(link);
+    throw error;
+  }
+}
+
+/** The connection may have been closed already, by a handshake that failed. */
+function closeLink(link: Link): void {
+  try {
+    link.close();
+  } catch (error) {
+    if (!(error instanceof Deno.errors.BadResource)) throw error;
+  }
+}
