@@ -5,23 +5,25 @@
 export type Side = "source" | "destination";
 
 /** What a caller must be able to tell apart without reading text; decides the exit code. */
-export type ErrorKind =
+export const ERROR_KINDS = [
   /** The request itself is wrong (options, values): nothing was started. */
-  | "usage"
+  "usage",
   /** A check said no before anything was changed on either host. */
-  | "refused"
+  "refused",
   /** Something failed after the work began; undone unless the error says otherwise. */
-  | "failed"
+  "failed",
   /** Somebody asked to stop (signal, `cancel`); undone. */
-  | "cancelled"
+  "cancelled",
   /** The peer cannot be reached or the connection was lost. */
-  | "link"
+  "link",
   /** A time limit that the operator set has passed; undone. */
-  | "timeout"
+  "timeout",
   /** The handover was sent and no answer came: nobody may start the guest until it is resolved. */
-  | "uncertain"
+  "uncertain",
   /** A defect of this program. */
-  | "internal";
+  "internal",
+] as const;
+export type ErrorKind = (typeof ERROR_KINDS)[number];
 
 export interface AgentErrorOptions {
   kind?: ErrorKind;

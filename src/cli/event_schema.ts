@@ -3,7 +3,7 @@
 // to an event and not here, or here and not there, does not compile.
 
 import * as v from "valibot";
-import type { Side } from "../base/errors.ts";
+import { ERROR_KINDS, type Side } from "../base/errors.ts";
 import type { DiskAccount, ErrorAccount, EventBody, EventHead } from "../migration/events.ts";
 import type { ErrorLine } from "./json_printer.ts";
 
@@ -26,16 +26,7 @@ const whole = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 
 const ERROR_FIELDS = {
   code: v.pipe(v.string(), v.regex(/^[a-z0-9]+(_[a-z0-9]+)*$/)),
-  kind: v.picklist([
-    "usage",
-    "refused",
-    "failed",
-    "cancelled",
-    "link",
-    "timeout",
-    "uncertain",
-    "internal",
-  ]),
+  kind: v.picklist(ERROR_KINDS),
   message: v.string(),
   hint: v.nullable(v.string()),
   side: v.nullable(side),

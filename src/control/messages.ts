@@ -3,7 +3,7 @@
 // When which message is sent is the agents' story. Specification: docs/protocol.md, sections 6 to 8.
 
 import * as v from "valibot";
-import { AgentError } from "../base/errors.ts";
+import { AgentError, ERROR_KINDS } from "../base/errors.ts";
 
 /** The versions of the control messages that this program speaks. */
 export const PROTOCOL_VERSIONS: readonly number[] = [1];
@@ -27,16 +27,7 @@ const empty = v.object({});
 
 export const ErrorSchema = v.object({
   code,
-  kind: v.picklist([
-    "usage",
-    "refused",
-    "failed",
-    "cancelled",
-    "link",
-    "timeout",
-    "uncertain",
-    "internal",
-  ]),
+  kind: v.picklist(ERROR_KINDS),
   phase: v.nullable(v.pipe(v.string(), v.regex(/^[a-z][a-z0-9_]{0,31}$/))),
   side: v.nullable(v.picklist(["source", "destination"])),
   message: prose(2000),

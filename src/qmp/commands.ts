@@ -125,7 +125,10 @@ export interface QmpCommands {
     args: None;
     result: { id: string; type: string; status: string; error?: string }[];
   };
-  "nbd-server-start": { args: { addr: unknown; "tls-creds"?: string; "max-connections"?: number }; result: None };
+  "nbd-server-start": {
+    args: { addr: unknown; "tls-creds"?: string; "max-connections"?: number };
+    result: None;
+  };
   "nbd-server-stop": { args: None; result: None };
   "block-export-add": {
     args: { type: "nbd"; id: string; "node-name": string; name: string; writable: boolean };

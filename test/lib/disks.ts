@@ -69,3 +69,12 @@ export async function virtualSize(image: Image, signal: AbortSignal): Promise<nu
 export async function allocatedBytes(path: string): Promise<number> {
   return 512 * ((await Deno.stat(path)).blocks ?? 0);
 }
+
+/** `sizeBytes` bytes (at most 64 MiB) that no image format or transport can leave out or shrink. */
+export function makeNoise(sizeBytes: number): Uint8Array<ArrayBuffer> {
+  const noise = new Uint8Array(sizeBytes);
+  for (let at = 0; at < sizeBytes; at += 65536) {
+    crypto.getRandomValues(noise.subarray(at, Math.min(at + 65536, sizeBytes)));
+  }
+  return noise;
+}

@@ -4,14 +4,18 @@
 import { assert, assertEquals, assertGreaterOrEqual } from "@std/assert";
 import { makeBootProgram, type TinyGuestOptions } from "../../src/demo_guest/guest.ts";
 import type { QmpClient } from "../../src/qmp/client.ts";
-import type { AgentEnd } from "./agents.ts";
+import type { Agent, AgentEnd } from "./agents.ts";
 import { type ImageFormat, makeImage } from "./disks.ts";
 import type { ArrivedGuest, Receiver, TestSite } from "./site.ts";
 import { readGuest, TestVm, waitForCountAbove } from "./vm.ts";
 
-/** Every sector and page is written and checked again within `LAP_TURNS` turns. */
-const QUICK_GUEST: TinyGuestOptions = { slots: 16, pagesPerTurn: 16, turnMs: 5 };
-const LAP_TURNS = 40;
+/**
+ * Every sector and page is written and checked again within `LAP_TURNS` turns. It rests in between:
+ * a mirror is ready only at a moment in which nothing is left to copy, and an emulated guest that
+ * writes without a break leaves it few of those.
+ */
+const QUICK_GUEST: TinyGuestOptions = { slots: 8, pagesPerTurn: 32, turnMs: 20 };
+const LAP_TURNS = 20;
 
 export interface BootDiskOptions {
   format?: ImageFormat;
@@ -26,6 +30,22 @@ export async function makeBootDisk(path: string, options: BootDiskOptions): Prom
   const { format = "raw", sizeBytes = 8 * 2 ** 20, guest = {}, backing, signal } = options;
   const content = makeBootProgram({ ...QUICK_GUEST, ...guest });
   await makeImage(path, { format, sizeBytes, content, signal, ...(backing ? { backing } : {}) });
+}
+
+/**
+ * Options for disks on virtio-blk, named d0, d1 and so on, the first to boot from. Nothing is synced:
+ * that would only make the tests wait for the machine's own disk.
+ */
+export function attach(...paths: string[]): string[] {
+  return ["-nodefaults"].concat(paths.flatMap((path, at) => [
+    ...["-drive", `file=${path},format=${formatOf(path)},if=none,id=d${at},cache=unsafe`],
+    ...["-device", `virtio-blk-pci,drive=d${at},id=b${at}${at === 0 ? ",bootindex=1" : ""}`],
+  ]));
+}
+
+/** By the path's ending. */
+export function formatOf(path: string): ImageFormat {
+  return path.endsWith(".qcow2") ? "qcow2" : "raw";
 }
 
 /** Starts a QEMU of 64 MiB with `args` and waits until its tiny guest has been around once. */
@@ -102,32 +122,27 @@ export interface Moved extends AsyncDisposable {
   guest: ArrivedGuest;
 }
 
+export interface MoveOptions {
+  source: TestVm | ArrivedGuest;
+  /** Options of `receive`, for a receiver of this migration alone. */
+  receive?: readonly string[];
+  /** A receiver that serves others too, instead. */
+  receiver?: Receiver;
+  /** Options of `send`; default: -q. */
+  send?: readonly string[];
+  signal: AbortSignal;
+}
+
 /**
- * One migration that must succeed, and the checks of both ends; the guest's QMP connection is the
- * caller's to dispose. `source` is named by its QMP socket, `monitor` is the test's own connection
- * to it.
+ * One migration that must succeed, and the checks of both ends. The guest's QMP connection is the
+ * caller's to dispose.
  */
-export async function move(
-  site: TestSite,
-  options: {
-    source: { qmpPath: string; monitor: QmpClient };
-    receive?: readonly string[];
-    /** An address that listens already, instead of a receiver of its own. */
-    receiver?: Receiver;
-    send?: readonly string[];
-    signal: AbortSignal;
-  },
-): Promise<Moved> {
-  const { source, signal, send = ["-q"] } = options;
-  const before = await readGuest(source.monitor, signal);
-  const receiver = options.receiver ?? await site.receive(options.receive ?? [], signal);
-  const sender = site.start(
-    ["send", "--to", receiver.address, "--qmp", source.qmpPath, ...send],
-    signal,
-  );
+export async function move(site: TestSite, options: MoveOptions): Promise<Moved> {
+  const { signal } = options;
+  const { sender, receiver, since } = await startMove(site, options);
   const sent = await sender.ended;
   if (sent.code !== 0) throw new Error(`${sender.describe()}\n${receiver.agent.describe()}`);
-  const { account } = await sender.expectEnd(0);
+  const { account } = sent;
   const received = options.receiver ? sent : await receiver.agent.expectEnd(0);
   assertEquals(account?.outcome, "completed");
   assertEquals(account?.owner, "destination");
@@ -136,16 +151,64 @@ export async function move(
   try {
     await assertNoRemains(guest.qmp, signal);
     if (!options.receiver) await site.assertNoTemporaryFiles();
-    if (account!.running) await assertGoesOn(guest.qmp, { since: before.count, signal });
-    else assertEquals((await readGuest(guest.qmp, signal)).count, before.count);
+    if (account!.running) await assertGoesOn(guest.qmp, { since, signal });
+    else assertEquals((await readGuest(guest.qmp, signal)).count, since);
   } catch (error) {
     await guest[Symbol.asyncDispose]();
     throw error;
   }
+  const { [Symbol.asyncDispose]: dispose } = guest;
   return {
     sender: sent,
     receiver: received,
     guest,
-    [Symbol.asyncDispose]: () => guest[Symbol.asyncDispose](),
+    [Symbol.asyncDispose]: () => dispose.call(guest),
   };
+}
+
+/** Starts a receiver (unless one is given) and a sender; whoever calls sees to their ends. */
+export async function startMove(
+  site: TestSite,
+  { source, receive = [], receiver, send = ["-q"], signal }: MoveOptions,
+): Promise<{ sender: Agent; receiver: Receiver; since: number }> {
+  const monitor = source instanceof TestVm ? source.monitor : source.qmp;
+  const { count: since } = await readGuest(monitor, signal);
+  // An arrived guest has but one QMP socket, and that serves one client at a time.
+  if (!(source instanceof TestVm)) await source.qmp.close();
+  const ready = receiver ?? await site.receive(receive, signal);
+  const args = ["send", "--to", ready.address, "--qmp", source.qmpPath, ...send];
+  return { sender: site.start(args, signal), receiver: ready, since };
+}
+
+/**
+ * One migration that must not succeed, and the checks that nothing of it stays on either side.
+ * @param options.disturb what is done to it once both agents run
+ * @param options.codes exit codes of sender and receiver
+ * @param options.error the `code` of the sender's error
+ */
+export async function failToMove(
+  site: TestSite,
+  options: MoveOptions & {
+    source: TestVm;
+    disturb?: (sender: Agent, receiver: Agent) => Promise<unknown>;
+    codes: { sender: number; receiver: number };
+    error: string;
+    /** Files that were among the destination's disks before. */
+    disks?: string[];
+  },
+): Promise<AgentEnd> {
+  const { source, signal, codes } = options;
+  const before = await readBaseline(source.monitor, signal);
+  const { sender, receiver } = await startMove(site, options);
+  await options.disturb?.(sender, receiver.agent);
+  const { code, error } = await sender.ended;
+  const said = () => `${sender.describe()}\n${receiver.agent.describe()}`;
+  assertEquals([code, error?.code, error?.undo], [codes.sender, options.error, []], said());
+  if (!options.receiver) {
+    const received = await receiver.agent.ended;
+    assertEquals([received.code, received.error?.undo ?? []], [codes.receiver, []], said());
+    await site.assertEmpty({ disks: options.disks ?? [] });
+  }
+  await assertUntouched(source, { before, signal });
+  return await sender.ended;
 }

@@ -60,6 +60,11 @@ export class TestSite implements AsyncDisposable {
     return agent;
   }
 
+  /** The QEMU that a receiver has launched for the guest of that name. */
+  async qemuPid(name = "guest"): Promise<number> {
+    return Number(await Deno.readTextFile(`${this.run}/${name}/qemu.pid`));
+  }
+
   /** Connects to the guest that went on here, by its account. */
   async openGuest(account: Account, signal: AbortSignal): Promise<ArrivedGuest> {
     const { qmp: path, pid } = account;
@@ -145,7 +150,6 @@ async function commandLine(pid: number): Promise<string> {
 }
 
 async function endProcess(pid: number): Promise<void> {
-  console.error(`Killed QEMU ${pid}: ${await commandLine(pid)}`);
   Deno.kill(pid, "SIGKILL");
   while (await commandLine(pid) !== "") await delay(LOOK_MS);
 }
