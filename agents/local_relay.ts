@@ -97,7 +97,8 @@ async function relayConnection(
   try {
     await relay(conn, stream, { signal });
   } catch (error) {
-    stream.reset("relay_ended", "the connection behind this stream has ended");
+    // When this side has given up, the peer is to hear of that, and not of a broken stream.
+    if (!signal.aborted) stream.reset("relay_ended", "the connection behind this stream has ended");
     throw error;
   } finally {
     conn.close();

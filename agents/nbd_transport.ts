@@ -6,6 +6,7 @@ import type { ReplyBody, RequestBody } from "../src/control/messages.ts";
 import type { Exports, NbdListen } from "../src/guest/exports.ts";
 import type { QemuFeatures } from "../src/guest/features.ts";
 import type { NbdServer } from "../src/guest/mirror.ts";
+import { setNoDelay } from "../src/guest/no_delay.ts";
 import { makePskKey, PskCredentials } from "../src/guest/nbd_keys.ts";
 import type { PrivateFolder } from "../src/guest/private_folder.ts";
 import type { Migration } from "../src/migration/migration.ts";
@@ -77,6 +78,7 @@ export async function serveNbd(exports: Exports, options: {
     : await new PskCredentials(qmp).install({ endpoint: "server", key, pid }, signal);
   const { host } = options.listen;
   const started = await exports.start({ listen: options.listen, tlsCreds, signal });
+  await setNoDelay(pid, started.port!); // false: the mirrors may be slower, and nothing else
   return {
     nbd: { transport: "direct", host, port: started.port!, psk_key: key },
     exports: started.exports,

@@ -16,19 +16,28 @@ export class Peer {
   readonly channel: ControlChannel;
   readonly #side: Side;
 
-  private constructor(session: Session, channel: ControlChannel, side: Side) {
+  private constructor(session: Session, options: {
+    stream: ReturnType<Session["openStream"]>;
+    migration: Migration;
+    handlers?: Handlers;
+  }) {
+    const { stream, migration, handlers } = options;
     this.session = session;
-    this.channel = channel;
-    this.#side = side;
+    this.#side = migration.side;
+    this.channel = new ControlChannel(stream, {
+      side: migration.side,
+      ...(handlers ? { handlers } : {}),
+      onNotification: (notification) => this.#hear(notification, migration),
+    });
   }
 
   /** The sender's end: opens the control stream. */
   static dialled(link: ByteLink, migration: Migration): Peer {
     const session = new Session(link, { role: "initiator" });
-    return Peer.#make(session, { stream: session.openStream("control"), migration });
+    return new Peer(session, { stream: session.openStream("control"), migration });
   }
 
-  /** The receiver's end: waits for the control stream. */
+  /** The receiver's end: waits for the control stream. Closes `link` when that fails. */
   static async accepted(
     link: ByteLink,
     options: { migration: Migration; handlers: Handlers; signal: AbortSignal },
@@ -36,26 +45,11 @@ export class Peer {
     const session = new Session(link, { role: "responder" });
     try {
       const stream = await session.acceptStream("control", options.signal);
-      return Peer.#make(session, { stream, ...options });
+      return new Peer(session, { stream, ...options });
     } catch (error) {
       session.close();
       throw error;
     }
-  }
-
-  static #make(session: Session, options: {
-    stream: ReturnType<Session["openStream"]>;
-    migration: Migration;
-    handlers?: Handlers;
-  }): Peer {
-    const { stream, migration, handlers } = options;
-    const { side } = migration;
-    const channel = new ControlChannel(stream, {
-      side,
-      ...(handlers ? { handlers } : {}),
-      onNotification: (notification) => hear(notification, migration),
-    });
-    return new Peer(session, channel, side);
   }
 
   /** The end of the session, or of its control channel, ends the migration. */
@@ -64,38 +58,42 @@ export class Peer {
     migration.failWith(this.channel.signal);
   }
 
-  /** Tells the peer why this side gave up, unless it was the peer who said so or it is gone. */
+  /**
+   * Tells the peer why this side gave up, unless it was the peer who said so or it is gone; then
+   * lets the peer leave first: the end of the connection must not be what it hears before the reason.
+   */
   async tellFailure(error: AgentError): Promise<void> {
-    if (this.session.signal.aborted) return;
+    if (error.side !== this.#side || this.session.signal.aborted) return;
     const told = error.kind === "cancelled"
       ? this.channel.notify("cancel", { reason: error.message })
       : this.channel.notify("failed", errorToBody(error, this.#side));
     // A peer that cannot be told finds out by the end of the connection.
-    await Promise.race([
-      told.catch(() => {}),
-      new Promise((done) => setTimeout(done, LAST_WORDS_MS)),
-    ]);
+    const enough = Promise.withResolvers<void>();
+    const timer = setTimeout(enough.resolve, LAST_WORDS_MS);
+    told.catch(enough.resolve);
+    await Promise.race([this.session.done, enough.promise]);
+    clearTimeout(timer);
   }
 
   /** Ends the connection in order. */
   async leave(code: "done" | "failed", reason: string): Promise<void> {
     await this.session.goAway(code, reason);
   }
-}
 
-function hear(notification: Notification, migration: Migration): void {
-  const peerSide: Side = migration.side === "source" ? "destination" : "source";
-  switch (notification.name) {
-    case "warning":
-      return migration.report({ type: "warning", ...notification.body });
-    case "failed":
-      return migration.fail(errorFromBody(notification.body, peerSide));
-    case "cancel":
-      return migration.fail(
-        new AgentError("cancelled_by_peer", notification.body.reason, {
-          kind: "cancelled",
-          side: peerSide,
-        }),
-      );
+  #hear(notification: Notification, migration: Migration): void {
+    const peerSide: Side = this.#side === "source" ? "destination" : "source";
+    switch (notification.name) {
+      case "warning":
+        return migration.report({ type: "warning", ...notification.body });
+      case "failed":
+        return migration.fail(errorFromBody(notification.body, peerSide));
+      case "cancel":
+        return migration.fail(
+          new AgentError("cancelled_by_peer", notification.body.reason, {
+            kind: "cancelled",
+            side: peerSide,
+          }),
+        );
+    }
   }
 }

@@ -1,7 +1,6 @@
 // The destination's story: one function a phase, under the same headings as sender.ts. Each answers
 // the sender's request of that phase. What it asks of QEMU is in src/guest.
 
-import * as v from "valibot";
 import { abortable } from "../src/base/deadline.ts";
 import { AgentError, toAgentError } from "../src/base/errors.ts";
 import { receiveDocument } from "../src/control/document.ts";
@@ -14,7 +13,7 @@ import type {
 } from "../src/guest/destination.ts";
 import { Exports } from "../src/guest/exports.ts";
 import { queryFeatures } from "../src/guest/features.ts";
-import { type GuestParams, ParamsSchema } from "../src/guest/params.ts";
+import { badParams, type GuestParams, parseParams } from "../src/guest/params.ts";
 import { IncomingMigration } from "../src/guest/ram.ts";
 import { resumeGuest } from "../src/guest/resume.ts";
 import { makePrivateFolder, type PrivateFolder } from "../src/guest/private_folder.ts";
@@ -23,12 +22,16 @@ import { Account } from "../src/migration/account.ts";
 import type { AccountEvent } from "../src/migration/events.ts";
 import type { Migration } from "../src/migration/migration.ts";
 import { QmpCommandError } from "../src/qmp/client.ts";
+import type { ByteLink } from "../src/wire/byte_link.ts";
 import { Peer } from "./peer.ts";
 import { relayToSocket } from "./local_relay.ts";
 import { serveNbd } from "./nbd_transport.ts";
 import { reportPlan } from "./reports.ts";
 import { type Request, Requests } from "./requests.ts";
 import { AGENT_VERSION } from "./version.ts";
+
+/** A connection from a sender. */
+export type SenderConnection = ByteLink & { readonly remoteAddr: Deno.NetAddr };
 
 export interface ReceiverOptions {
   /** Called on a valid `hello`: gives the migration's id, or throws why it cannot be served. */
@@ -45,7 +48,7 @@ export interface ReceiverOptions {
  * peer never got as far as a valid `hello`. Never throws: the account says it all.
  */
 export async function receive(
-  conn: Deno.TcpConn,
+  conn: SenderConnection,
   options: ReceiverOptions,
   migration: Migration,
 ): Promise<AccountEvent | null> {
@@ -69,7 +72,7 @@ export async function receive(
 class Receiver {
   readonly account = new Account();
   copiesStorage = false;
-  readonly #conn: Deno.TcpConn;
+  readonly #conn: SenderConnection;
   readonly #options: ReceiverOptions;
   readonly #migration: Migration;
   readonly #requests = new Requests();
@@ -85,7 +88,7 @@ class Receiver {
   #arrivedRequest!: Request<"arrived">;
   #handoverRequest!: Request<"handover">;
 
-  constructor(conn: Deno.TcpConn, options: ReceiverOptions, migration: Migration) {
+  constructor(conn: SenderConnection, options: ReceiverOptions, migration: Migration) {
     this.#conn = conn;
     this.#options = options;
     this.#migration = migration;
@@ -263,6 +266,8 @@ class Receiver {
     this.account.qmp = this.account.pid = null;
     const told = this.#peer?.tellFailure(error);
     error.undoErrors.push(...await this.#migration.undo.rollback());
+    // A handover that comes too late gets an answer that leaves no doubt, once its QEMU is gone.
+    if (error.undoErrors.length === 0) this.#requests.refuse(handoverRefused(error));
     await told;
   }
 
@@ -270,7 +275,6 @@ class Receiver {
   async close(): Promise<void> {
     const failed = this.account.error !== null;
     await this.#peer?.leave(failed ? "failed" : "done", failed ? "the migration failed" : "done");
-    if (!this.#peer) this.#conn.close();
     this.#incoming?.[Symbol.dispose]();
     await this.#qemu?.qmp.close();
     await this.#options.host.close();
@@ -281,30 +285,14 @@ class Receiver {
   async #refuseHandover(cause: AgentError): Promise<AgentError> {
     const undoErrors = await this.#migration.undo.rollback();
     if (undoErrors.length > 0) return undoErrors[0]!;
-    return new AgentError(
-      "handover_refused",
-      `The destination's QEMU would not run the guest and was ended: ${cause.message}`,
-      { side: "destination", cause },
-    );
+    return handoverRefused(cause);
   }
 }
 
-/** @throws AgentError `bad_params` (kind refused) that names the first thing wrong */
-function parseParams(text: string): GuestParams {
-  let document: unknown;
-  try {
-    document = JSON.parse(text);
-  } catch {
-    throw badParams("they are not JSON");
-  }
-  const { success, output, issues } = v.safeParse(ParamsSchema, document);
-  if (success) return output;
-  throw badParams(`${v.getDotPath(issues[0]) ?? "document"}: ${issues[0].message}`);
-}
-
-function badParams(why: string): AgentError {
-  return new AgentError("bad_params", `The guest's parameters are not valid: ${why}`, {
-    kind: "refused",
-    side: "destination",
-  });
+function handoverRefused(cause: AgentError): AgentError {
+  return new AgentError(
+    "handover_refused",
+    `The destination's QEMU would not run the guest and was ended: ${cause.message}`,
+    { kind: cause.kind, side: "destination", cause },
+  );
 }

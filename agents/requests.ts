@@ -22,6 +22,7 @@ interface Arrival {
 export class Requests {
   #arrival = Promise.withResolvers<Arrival>();
   #waiting = false;
+  #refusal: AgentError | undefined;
 
   /** For the control channel. */
   readonly handlers: Handlers = {
@@ -58,7 +59,14 @@ export class Requests {
     };
   }
 
+  /** Answers a request that waits, and every later one, with `error`. */
+  refuse(error: AgentError): void {
+    this.#refusal = error;
+    if (this.#waiting) this.#arrival.promise.then(({ reply }) => reply.reject(error));
+  }
+
   #hold<N extends RequestName>(name: N, body: RequestBody<N>): Promise<ReplyBody<N>> {
+    if (this.#refusal) return Promise.reject(this.#refusal);
     if (this.#waiting) return Promise.reject(outOfOrder(name, "while another request was open"));
     this.#waiting = true;
     const reply = Promise.withResolvers<unknown>();

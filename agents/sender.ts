@@ -91,7 +91,7 @@ class Sender {
       signal,
     });
     const { params } = this.#guest;
-    this.#runState.begin(params.running);
+    migration.guard(this.#runState.follow(params.running));
     this.account.guest = params.name;
     migration.report({
       type: "started",
@@ -182,10 +182,9 @@ class Sender {
     const listener = await LocalListener.open(this.#folder!, "ram.sock");
     migration.guard(listener.relayOne(stream, migration.signal));
     migration.undo.add("let the guest run on", () => this.#runState.restore());
-    migration.undo.add("cancel the migration of the memory", async () => {
-      await this.#mirrors?.cutOff(); // `migrate_cancel` drains block I/O: none may hang on the link
-      await outgoing.cancel();
-    });
+    migration.undo.add("cancel the migration of the memory", () => outgoing.cancel());
+    // Before that: `migrate_cancel` drains block I/O, and none may hang on the link.
+    migration.undo.add("cut off the mirrors", async () => await this.#mirrors?.cutOff());
     await outgoing.start(listener.path, signal);
     this.#stoppedAtMs = await outgoing.waitStopped({ report: this.#reportRam, signal });
   }

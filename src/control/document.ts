@@ -27,22 +27,21 @@ export async function sendDocument(
 export async function receiveDocument(
   stream: { read(buffer: Uint8Array): Promise<number | null> },
 ): Promise<Document> {
-  const parts: Uint8Array[] = [];
+  // One buffer that grows: what it costs must not depend on how small the peer makes its pieces.
+  let room = new Uint8Array(64 * 1024);
   let size = 0;
   for (;;) {
-    const part = new Uint8Array(64 * 1024);
-    const count = await stream.read(part);
+    if (size === room.length) {
+      const bigger = new Uint8Array(Math.min(2 * size, MAX_DOCUMENT_BYTES + 1));
+      bigger.set(room);
+      room = bigger;
+    }
+    const count = await stream.read(room.subarray(size));
     if (count === null) break;
     size += count;
     if (size > MAX_DOCUMENT_BYTES) throw tooLarge();
-    parts.push(part.slice(0, count));
   }
-  const bytes = new Uint8Array(size);
-  let at = 0;
-  for (const part of parts) {
-    bytes.set(part, at);
-    at += part.length;
-  }
+  const bytes = room.subarray(0, size);
   try {
     const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
     return { text, sha256: await sha256(bytes) };

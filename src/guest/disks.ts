@@ -74,14 +74,16 @@ function describeDisk(
       backing: [],
     };
   }
-  const sameFile = nodes.filter((node) => node.file === inserted.file);
+  const file = plainName(inserted.file);
+  const sameFile = nodes.filter((node) => plainName(node.file) === file);
   const format = FORMATS.has(inserted.drv)
     ? inserted.drv
     : sameFile.find((node) => FORMATS.has(node.drv))?.drv ??
       (LOCAL_PROTOCOLS.has(inserted.drv) ? "raw" : inserted.drv);
   const protocol = sameFile.find((node) => LOCAL_PROTOCOLS.has(node.drv))?.drv ??
     sameFile.find((node) => !FORMATS.has(node.drv) && node.drv !== "throttle")?.drv ?? inserted.drv;
-  const named = !inserted.file.startsWith("json:");
+  const named = !file.startsWith("json:");
+  const image = imageBelowFilter(inserted.image, file);
   return {
     ...common,
     node_name: inserted["node-name"] ?? "",
@@ -89,13 +91,34 @@ function describeDisk(
     action: "mirror",
     format,
     protocol,
-    path: LOCAL_PROTOCOLS.has(protocol) && named ? resolvePath(inserted.file) : null,
+    path: LOCAL_PROTOCOLS.has(protocol) && named ? resolvePath(file) : null,
     read_only: inserted.ro,
-    virtual_size_bytes: inserted.image["virtual-size"],
-    allocated_bytes: allocatedBytes(inserted.image),
-    cluster_size_bytes: inserted.image["cluster-size"] ?? 0,
-    backing: backingPaths(inserted.image, resolvePath),
+    virtual_size_bytes: image["virtual-size"],
+    allocated_bytes: allocatedBytes(image),
+    cluster_size_bytes: image["cluster-size"] ?? 0,
+    backing: backingPaths(image, resolvePath),
   };
+}
+
+/**
+ * The file's own name: QEMU writes `json:{...}` where the name alone would not open the same image,
+ * as with a raw image's `size` or another backing file.
+ */
+function plainName(file: string): string {
+  if (!file.startsWith("json:")) return file;
+  interface Layer {
+    file?: Layer | string;
+    filename?: unknown;
+  }
+  let layer = JSON.parse(file.slice("json:".length)) as Layer;
+  while (typeof layer.file === "object") layer = layer.file;
+  return typeof layer.filename === "string" ? layer.filename : file;
+}
+
+/** QEMU 7.2 tells what is below a filter (`throttle`) as if it were a backing image. */
+function imageBelowFilter(image: ImageInfo, file: string): ImageInfo {
+  const below = image["backing-image"];
+  return below && image.filename !== file && below.filename === file ? below : image;
 }
 
 function choose(disks: Disk[], choice: DiskChoice): void {

@@ -52,6 +52,7 @@ export class Exports {
         driver: target.disk.format,
         "node-name": nodeName,
         discard: "unmap",
+        ...(isWindow(target) ? { size: target.disk.virtual_size_bytes } : {}),
         file: { driver: target.protocol, filename: target.path, discard: "unmap" },
       }, { signal });
       this.#nodes.push(nodeName);
@@ -132,4 +133,9 @@ export class Exports {
 function* candidatePorts(range: { first: number; last: number } | null): Generator<number> {
   if (range) { for (let port = range.first; port <= range.last; port++) yield port; }
   else for (let tried = 0; tried < EPHEMERAL_TRIES; tried++) yield getAvailablePort();
+}
+
+/** A block device may be larger than the disk: only as much of it is the target. */
+function isWindow({ disk, protocol }: TargetDisk): boolean {
+  return disk.format === "raw" && protocol === "host_device";
 }

@@ -1,6 +1,6 @@
 // What a QEMU can do, asked of QEMU itself and never derived from its version.
 
-import type { QmpClient } from "../qmp/client.ts";
+import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 
 export interface QemuFeatures {
   /** Commands that it knows. */
@@ -12,14 +12,31 @@ export interface QemuFeatures {
 }
 
 export async function queryFeatures(qmp: QmpClient, signal: AbortSignal): Promise<QemuFeatures> {
-  const [commands, capabilities, credentials] = await Promise.all([
+  const [commands, capabilities, psk] = await Promise.all([
     qmp.execute("query-commands", {}, { signal }),
     qmp.execute("query-migrate-capabilities", {}, { signal }),
-    qmp.execute("qom-list-types", { implements: "tls-creds" }, { signal }),
+    hasType(qmp, { name: "tls-creds-psk", signal }),
   ]);
   return {
     commands: new Set(commands.map((command) => command.name)),
     capabilities: new Set(capabilities.map((status) => status.capability)),
-    psk: credentials.some((type) => type.name === "tls-creds-psk"),
+    psk,
   };
+}
+
+/**
+ * Never by `qom-list-types`: that makes QEMU load every module from its disk, and a QEMU (10.0) whose
+ * package was upgraded meanwhile finds modules of another build there and aborts with its guest.
+ */
+async function hasType(
+  qmp: QmpClient,
+  { name, signal }: { name: string; signal: AbortSignal },
+): Promise<boolean> {
+  try {
+    await qmp.execute("qom-list-properties", { typename: name }, { signal });
+    return true;
+  } catch (error) {
+    if (error instanceof QmpCommandError) return false;
+    throw error;
+  }
 }

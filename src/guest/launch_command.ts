@@ -87,7 +87,8 @@ export class CommandHost implements DestinationHost {
       await writer.close();
     } catch (error) {
       // A command that does not read its stdin is free not to; how it ended says more than this.
-      if (!(error instanceof Deno.errors.BrokenPipe)) throw error;
+      // Deno closes the stdin of a process that has ended, which makes it a TypeError.
+      if (!(error instanceof Deno.errors.BrokenPipe || error instanceof TypeError)) throw error;
     }
     const { success, code, stdout, stderr } = await output;
     signal.throwIfAborted();

@@ -4,7 +4,7 @@
 
 import { AgentError, quote } from "../base/errors.ts";
 import { delay } from "../base/deadline.ts";
-import type { QmpClient } from "../qmp/client.ts";
+import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import type { EventSubscription, QmpEvent } from "../qmp/events.ts";
 import type { QemuFeatures } from "./features.ts";
 import type { Disk } from "./params.ts";
@@ -91,10 +91,11 @@ export class MirrorSet implements Disposable {
   }): Promise<void> {
     const { report, signal } = options;
     const stop = new AbortController();
-    const polling = this.#pollProgress(report, AbortSignal.any([signal, stop.signal]));
+    const either = AbortSignal.any([signal, stop.signal]);
+    const polling = this.#pollProgress(report, either).catch((error) => stop.abort(error));
     try {
       while (this.#mirrors.some((mirror) => !mirror.ready)) {
-        const event = await this.#events.next(signal);
+        const event = await this.#events.next(either);
         const mirror = this.#mirrorOf(event.data.device);
         if (!mirror) continue; // another job of this QEMU
         if (event.event !== "BLOCK_JOB_READY") throw await this.#failure(mirror, event.data.error);
@@ -197,23 +198,12 @@ export class MirrorSet implements Disposable {
   /** Ends every mirror at once, whatever its state, and takes away its node. The guest goes on. */
   async abandon(): Promise<void> {
     const signal = AbortSignal.timeout(ABANDON_TIMEOUT_MS);
-    await this.cutOff(signal);
-    using jobEvents = this.#qmp.subscribe("JOB_STATUS_CHANGE");
-    const jobs = await this.#qmp.execute("query-jobs", {}, { signal });
-    for (const mirror of this.#mirrors) {
-      const job = jobs.find(({ id }) => id === mirror.jobId);
-      mirror.has.job = job !== undefined;
-      if (job && job.status !== "concluded") {
-        await this.#qmp.execute("block-job-cancel", { device: mirror.jobId, force: true }, {
-          signal,
-        });
-        await jobEvents.next(
-          signal,
-          ({ data }) => data.id === mirror.jobId && data.status === "concluded",
-        );
-      }
-      await this.#remove(mirror, signal);
-    }
+    const cut = this.cutOff(signal);
+    const ends = this.#mirrors.map((mirror) => this.#abandonOne(mirror, signal));
+    const failed = (await Promise.allSettled([cut, ...ends])).find((result) =>
+      result.status === "rejected"
+    );
+    if (failed) throw failed.reason;
   }
 
   [Symbol.dispose](): void {
@@ -247,14 +237,45 @@ export class MirrorSet implements Disposable {
     signal.throwIfAborted();
   }
 
+  async #abandonOne(mirror: Mirror, signal: AbortSignal): Promise<void> {
+    using events = this.#qmp.subscribe("JOB_STATUS_CHANGE");
+    const status = await this.#jobStatus(mirror, signal);
+    mirror.has.job = status !== undefined;
+    if (status !== undefined && status !== "concluded") {
+      try {
+        const args = { device: mirror.jobId, force: true };
+        await this.#qmp.execute("block-job-cancel", args, { signal });
+      } catch (error) {
+        // It was cut off, and may have ended by itself since it was looked at.
+        if (await this.#jobStatus(mirror, signal) !== "concluded") throw error;
+      }
+      await events.next(
+        signal,
+        ({ data }) => data.id === mirror.jobId && data.status === "concluded",
+      );
+    }
+    await this.#remove(mirror, signal);
+  }
+
+  async #jobStatus(mirror: Mirror, signal: AbortSignal): Promise<string | undefined> {
+    const jobs = await this.#qmp.execute("query-jobs", {}, { signal });
+    return jobs.find(({ id }) => id === mirror.jobId)?.status;
+  }
+
   async #remove(mirror: Mirror, signal: AbortSignal): Promise<void> {
     if (mirror.has.job) {
       await this.#qmp.execute("job-dismiss", { id: mirror.jobId }, { signal });
       mirror.has.job = false;
     }
     if (mirror.has.node) {
-      await this.#qmp.execute("blockdev-del", { "node-name": mirror.nodeName }, { signal });
-      mirror.has.node = false;
+      signal.throwIfAborted();
+      mirror.has.node = false; // a wait that is cancelled does not stop the command
+      try {
+        await this.#qmp.execute("blockdev-del", { "node-name": mirror.nodeName }, { signal });
+      } catch (error) {
+        if (error instanceof QmpCommandError) mirror.has.node = true;
+        throw error;
+      }
     }
   }
 

@@ -2,7 +2,7 @@
 // one migration. The key is in a file only while QEMU reads it.
 // Specification: QEMU's docs/system/tls, "TLS Pre-Shared Keys".
 
-import type { QmpClient } from "../qmp/client.ts";
+import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import { giveTo, makePrivateFolder } from "./private_folder.ts";
 
 const OBJECT_ID = "migrate-agent-psk";
@@ -32,14 +32,17 @@ export class PskCredentials {
     const file = `${folder.path}/keys.psk`;
     await Deno.writeTextFile(file, `${USER}:${options.key}\n`, { mode: 0o600, createNew: true });
     await giveTo(file, folder.owner);
+    this.#exists = true; // a wait that is cancelled does not stop the command
     await this.#qmp.execute("object-add", {
       "qom-type": "tls-creds-psk",
       id: OBJECT_ID,
       endpoint: options.endpoint,
       dir: folder.path,
       ...(options.endpoint === "client" ? { username: USER } : {}),
-    }, { signal });
-    this.#exists = true;
+    }, { signal }).catch((error) => {
+      if (error instanceof QmpCommandError) this.#exists = false;
+      throw error;
+    });
     return OBJECT_ID;
   }
 

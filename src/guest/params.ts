@@ -3,6 +3,7 @@
 // Specification: docs/protocol.md, "The params document".
 
 import * as v from "valibot";
+import { AgentError, quote } from "../base/errors.ts";
 
 const text = (max: number) => v.pipe(v.string(), v.maxLength(max), v.regex(/^\P{Cc}*$/u));
 const path = text(4096);
@@ -73,8 +74,41 @@ export const ParamsSchema = v.object({
   }),
   /** Ids of devices that were plugged in after the start: no command line can bring them back. */
   hot_plugged: v.pipe(v.array(text(256)), v.maxLength(1024)),
-  disks: v.pipe(v.array(DiskSchema), v.maxLength(256)),
+  disks: v.pipe(
+    v.array(DiskSchema),
+    v.maxLength(256),
+    // Everything that is decided about a disk is kept under its name.
+    v.check((disks) => new Set(disks.map((disk) => disk.name)).size === disks.length, "name twice"),
+    // What may only be read here must not be called writable.
+    v.check(
+      (disks) => disks.every((disk) => disk.action !== "present" || disk.read_only),
+      "present, but not read-only",
+    ),
+  ),
 });
 
 export type Disk = v.InferOutput<typeof DiskSchema>;
 export type GuestParams = v.InferOutput<typeof ParamsSchema>;
+
+/** @throws AgentError `bad_params` (kind refused) that names the first thing wrong */
+export function parseParams(text: string): GuestParams {
+  let document: unknown;
+  try {
+    document = JSON.parse(text);
+  } catch {
+    throw badParams("they are not JSON");
+  }
+  // Up to the first issue: a document of millions of wrong items must not become as many objects.
+  const { success, output, issues } = v.safeParse(ParamsSchema, document, { abortEarly: true });
+  if (success) return output;
+  // Both quote what the peer wrote.
+  const where = quote(v.getDotPath(issues[0]) ?? "document", 100);
+  throw badParams(`${where}: ${quote(issues[0].message, 200)}`);
+}
+
+export function badParams(why: string): AgentError {
+  return new AgentError("bad_params", `The guest's parameters are not valid: ${why}`, {
+    kind: "refused",
+    side: "destination",
+  });
+}

@@ -58,11 +58,16 @@ export async function findProcesses(match: (target: string) => boolean): Promise
 
 /** Targets of a process's descriptors; empty when it is gone or not ours to look at. */
 export async function openFiles(pid: number): Promise<string[]> {
-  const targets: string[] = [];
+  return [...(await openDescriptors(pid)).values()];
+}
+
+/** The same by descriptor. */
+export async function openDescriptors(pid: number): Promise<Map<number, string>> {
+  const targets = new Map<number, string>();
   try {
     for await (const fd of Deno.readDir(`/proc/${pid}/fd`)) {
       try {
-        targets.push(await Deno.readLink(`/proc/${pid}/fd/${fd.name}`));
+        targets.set(Number(fd.name), await Deno.readLink(`/proc/${pid}/fd/${fd.name}`));
       } catch (error) {
         if (!(error instanceof Deno.errors.NotFound)) throw error; // closed meanwhile
       }

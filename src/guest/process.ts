@@ -101,7 +101,7 @@ async function pidsWithSockets(inodes: ReadonlySet<string>): Promise<number[]> {
 }
 
 /** QEMU may run through an explicit dynamic loader: `ld-linux... --library-path P qemu-system...`. */
-function skipLoader(exe: string, parts: string[]): { program: string; argv: string[] } {
+export function skipLoader(exe: string, parts: string[]): { program: string; argv: string[] } {
   if (!/\/ld-[^/]*\.so[^/]*$/.test(exe)) return { program: exe, argv: parts.slice(1) };
   const WITH_VALUE = new Set([
     "--library-path",

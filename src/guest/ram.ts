@@ -99,9 +99,10 @@ export class OutgoingMigration implements Disposable {
   }): Promise<number> {
     const { signal } = options;
     const stop = new AbortController();
-    const polling = this.#pollProgress(options.report, AbortSignal.any([signal, stop.signal]));
+    const either = AbortSignal.any([signal, stop.signal]);
+    const polling = this.#pollProgress(options.report, either).catch((error) => stop.abort(error));
     try {
-      await this.#waitStatus("pre-switchover", signal);
+      await this.#waitStatus("pre-switchover", either);
     } finally {
       stop.abort();
       await polling;

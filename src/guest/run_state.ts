@@ -16,10 +16,13 @@ export class RunState {
     this.#events = qmp.subscribe("STOP", "RESUME");
   }
 
-  /** Starts to follow what others do; `running` is what QEMU said a moment ago. */
-  begin(running: boolean): void {
+  /**
+   * Follows what others do until QEMU ends; `running` is what it said a moment ago.
+   * @throws QmpCommandError when QEMU does not say
+   */
+  async follow(running: boolean): Promise<void> {
     this.#shouldRun = running;
-    this.#follow();
+    await this.#follow();
   }
 
   get shouldRun(): boolean {

@@ -58,3 +58,12 @@ async function orEnded<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
     throw linkEnded(describeError(error), error);
   }
 }
+
+/** Closing what is closed already (or used up by TLS) is no failure. */
+export function closeQuietly(link: { close(): void }): void {
+  try {
+    link.close();
+  } catch (error) {
+    if (!(error instanceof Deno.errors.BadResource)) throw error;
+  }
+}

@@ -1,32 +1,28 @@
-// Waits for connections from senders, plain or with TLS (tls.ts makes the listener for that).
+// Waits for connections from senders; TLS and the proof come after it (secure.ts).
 
 import { abortable } from "../base/deadline.ts";
 import { AgentError, describeError } from "../base/errors.ts";
 import { type Address, formatAddress } from "./address.ts";
 
 /** Listens at `address`; port 0 takes one that is free. Throws `cannot_listen`. */
-export function listen(address: Address): Listener<Deno.TcpConn> {
+export function listen(address: Address): Listener {
   try {
     return new Listener(Deno.listen({ hostname: address.host, port: address.port }));
   } catch (error) {
-    throw cannotListen(address, error);
+    throw new AgentError(
+      "cannot_listen",
+      `Cannot listen on '${formatAddress(address)}': ${describeError(error)}`,
+      { hint: "Choose an address of this machine and a free port.", cause: error },
+    );
   }
 }
 
-export function cannotListen(address: Address, cause: unknown): AgentError {
-  return new AgentError(
-    "cannot_listen",
-    `Cannot listen on '${formatAddress(address)}': ${describeError(cause)}`,
-    { hint: "Choose an address of this machine and a free port.", cause },
-  );
-}
-
-export class Listener<C extends Deno.TcpConn | Deno.TlsConn> implements Disposable {
-  readonly #listener: Deno.Listener<C, Deno.NetAddr>;
+export class Listener implements Disposable {
+  readonly #listener: Deno.TcpListener;
   /** An accept that a cancelled caller left behind: the next caller gets its connection. */
-  #accepting: Promise<C> | undefined;
+  #accepting: Promise<Deno.TcpConn> | undefined;
 
-  constructor(listener: Deno.Listener<C, Deno.NetAddr>) {
+  constructor(listener: Deno.TcpListener) {
     this.#listener = listener;
   }
 
@@ -40,11 +36,11 @@ export class Listener<C extends Deno.TcpConn | Deno.TlsConn> implements Disposab
    * The next connection. Throws the signal's reason, or `cannot_accept`. Safe to cancel: no
    * connection is lost by it. One caller at a time.
    */
-  async accept(signal: AbortSignal): Promise<C> {
+  async accept(signal: AbortSignal): Promise<Deno.TcpConn> {
     signal.throwIfAborted();
     this.#accepting ??= this.#listener.accept();
     const accepting = this.#accepting;
-    let conn: C;
+    let conn: Deno.TcpConn;
     try {
       conn = await abortable(accepting, signal);
     } catch (error) {
@@ -57,8 +53,7 @@ export class Listener<C extends Deno.TcpConn | Deno.TlsConn> implements Disposab
       );
     }
     this.#accepting = undefined;
-    // Control messages are small and waited for. Deno 2.7 cannot set this on a TLS connection.
-    if ("setNoDelay" in conn) conn.setNoDelay(true);
+    conn.setNoDelay(true); // control messages are small and waited for
     return conn;
   }
 

@@ -6,6 +6,7 @@
 // Specification: docs/protocol.md, "Before the wire".
 
 import { createHmac, timingSafeEqual } from "node:crypto";
+import { abortable } from "../base/deadline.ts";
 import { AgentError, type AgentErrorOptions } from "../base/errors.ts";
 import { type Link, readExactly, writeExactly } from "./link.ts";
 
@@ -15,6 +16,8 @@ export const MAC_BYTES = 32;
 
 const MAGIC = new TextEncoder().encode("MIGAUTH");
 const VERSION = 1;
+/** Of at most 4 KiB each: what a peer may still say after its refusal. */
+const MAX_WASTE_READS = 16;
 const REFUSED = 0;
 const ACCEPTED = 1;
 
@@ -22,7 +25,7 @@ const ACCEPTED = 1;
 const TLS_HANDSHAKE = 0x16;
 const TLS_ALERT = 0x15;
 
-type Label = "sender" | "receiver" | "resume";
+export type ProofLabel = "sender" | "receiver" | "resume";
 
 /** What a sender may prove to know. */
 export interface Candidate {
@@ -72,18 +75,18 @@ export async function proveToReceiver(link: Link, options: SenderProofOptions): 
   const receiverNonce = decodeHello(hello);
 
   const transcript = { ...options, senderNonce, receiverNonce };
-  await writeExactly(link, mac(secret, { label: "sender", ...transcript }), signal);
+  await writeExactly(link, computeProof(secret, { label: "sender", ...transcript }), signal);
   const verdict = new Uint8Array(1);
   await readExactly(link, verdict, signal);
   if (verdict[0] !== ACCEPTED) throw refusedByReceiver();
   const proof = new Uint8Array(MAC_BYTES);
   await readExactly(link, proof, signal);
-  if (!timingSafeEqual(proof, mac(secret, { label: "receiver", ...transcript }))) {
+  if (!timingSafeEqual(proof, computeProof(secret, { label: "receiver", ...transcript }))) {
     throw refusal("receiver_unproven", "The other end does not know the secret", {
       hint: "It is not the receiver that the ticket is for: somebody may stand in between.",
     });
   }
-  return { resumeSecret: mac(secret, { label: "resume", ...transcript }) };
+  return { resumeSecret: computeProof(secret, { label: "resume", ...transcript }) };
 }
 
 export interface ReceiverProofOptions<C extends Candidate> {
@@ -98,7 +101,7 @@ export interface ReceiverProofOptions<C extends Candidate> {
 /**
  * The receiver's part; gives what the sender proved to know. The peer that fails is told one byte,
  * the same whatever was wrong; the reason is in the error, for the local log: `not_migrate_agent`,
- * `proof_version`, `peer_without_tls`, `proof_wrong`, `proof_replayed`, `proof_reflected`, what
+ * `proof_version`, `peer_speaks_tls`, `proof_wrong`, `proof_replayed`, `proof_reflected`, what
  * `claim` throws, `link_ended`, or the signal's reason. After a throw the link is of no use.
  */
 export async function verifySender<C extends Candidate>(
@@ -114,11 +117,20 @@ export async function verifySender<C extends Candidate>(
     try {
       await options.beforeRefusal(error);
       await writeExactly(link, Uint8Array.of(REFUSED), signal);
-    } catch (later) {
+      await abortable(waitForEnd(link), signal);
+    } catch {
       // A peer that does not wait for its refusal changes nothing about the reason for it.
-      if (!signal.aborted && !(later instanceof AgentError)) throw later;
     }
     throw error;
+  }
+}
+
+/** Closing while the peer's bytes lie unread would reset the connection, and our answer with it. */
+async function waitForEnd(link: Link): Promise<void> {
+  await link.closeWrite();
+  const waste = new Uint8Array(4096);
+  for (let reads = 0; reads < MAX_WASTE_READS; reads++) {
+    if (await link.read(waste) === null) return;
   }
 }
 
@@ -138,12 +150,16 @@ async function answerSender<C extends Candidate>(
   const nonces = { senderNonce, receiverNonce, binding };
   // All are tried, so that the time says nothing about which one it was.
   let proven: C | undefined;
-  let reflected = timingSafeEqual(senderNonce, receiverNonce) || equalHead(proof, receiverNonce);
+  let reflected = equalHead(proof, receiverNonce) || equalHead(proof, MAGIC);
   for (const candidate of book.candidates()) {
     const transcript = { ...nonces, migrationId: candidate.migrationId };
     const { secret } = candidate;
-    if (timingSafeEqual(proof, mac(secret, { label: "sender", ...transcript }))) proven = candidate;
-    if (timingSafeEqual(proof, mac(secret, { label: "receiver", ...transcript }))) reflected = true;
+    if (timingSafeEqual(proof, computeProof(secret, { label: "sender", ...transcript }))) {
+      proven = candidate;
+    }
+    if (timingSafeEqual(proof, computeProof(secret, { label: "receiver", ...transcript }))) {
+      reflected = true;
+    }
   }
   if (replayed) throw refusal("proof_replayed", "The peer repeats what a sender said before");
   if (reflected) throw refusal("proof_reflected", "The peer sends back what this receiver said");
@@ -157,13 +173,16 @@ async function answerSender<C extends Candidate>(
   const transcript = { ...nonces, migrationId };
   const answer = new Uint8Array(1 + MAC_BYTES);
   answer[0] = ACCEPTED;
-  answer.set(mac(secret, { label: "receiver", ...transcript }), 1);
+  answer.set(computeProof(secret, { label: "receiver", ...transcript }), 1);
   await writeExactly(link, answer, signal);
-  return { candidate: proven, resumeSecret: mac(secret, { label: "resume", ...transcript }) };
+  return {
+    candidate: proven,
+    resumeSecret: computeProof(secret, { label: "resume", ...transcript }),
+  };
 }
 
-interface Transcript {
-  label: Label;
+export interface Transcript {
+  label: ProofLabel;
   senderNonce: Uint8Array;
   receiverNonce: Uint8Array;
   binding: Uint8Array;
@@ -171,7 +190,7 @@ interface Transcript {
 }
 
 /** Every part but the last has a fixed length, or its length before it. */
-function mac(secret: Uint8Array, transcript: Transcript): Uint8Array {
+export function computeProof(secret: Uint8Array, transcript: Transcript): Uint8Array {
   const { label, senderNonce, receiverNonce, binding, migrationId } = transcript;
   if (binding.length !== 32) throw new RangeError("a binding has 32 bytes");
   return createHmac("sha256", secret)

@@ -8,19 +8,19 @@ import type { Address } from "./address.ts";
 import type { Admission, AttemptLimits } from "./attempts.ts";
 import { derivedPublicKey } from "./certificate.ts";
 import { dial, type DialOptions } from "./dial.ts";
-import type { Link } from "./link.ts";
+import { closeQuietly, type Link } from "./link.ts";
 import { proveToReceiver, verifySender } from "./proof.ts";
 import type { AcceptedSecret, SecretBook } from "./secrets.ts";
 import type { Ticket } from "./ticket.ts";
 import {
-  type Binding,
   PLAIN_BINDING,
-  shakeHands,
   startTls,
+  type TlsIdentity,
   type TlsTrust,
   trustAuthority,
   trustKey,
 } from "./tls.ts";
+import { acceptTls } from "./tls_server.ts";
 
 export interface SecureLink {
   link: Link;
@@ -35,14 +35,14 @@ export interface AcceptedLink extends SecureLink {
   source: string;
 }
 
-/** A connection that was accepted: Deno.TcpConn (plain) or Deno.TlsConn. */
+/** A connection that was accepted. */
 export interface Incoming extends Link {
-  readonly remoteAddr: Deno.NetAddr;
+  readonly remoteAddr: { readonly hostname: string };
 }
 
 export interface AcceptOptions {
-  /** Of the TLS identity that listens; PLAIN_BINDING for a listener without TLS. */
-  binding: Binding;
+  /** null: no TLS (`--insecure` on both sides). */
+  identity: TlsIdentity | null;
   secrets: SecretBook;
   limits: AttemptLimits;
   signal: AbortSignal;
@@ -51,21 +51,21 @@ export interface AcceptOptions {
 /**
  * Finds out who has connected. Throws why it will not be served: an AgentError of kind "refused" or
  * "link" for the local log, or the signal's reason; the connection is closed then, and the peer has
- * been told nothing or one byte. Takes `handshakeMs` of the limits at most.
+ * been told nothing, a TLS alert, or one byte. Takes `handshakeMs` of the limits at most.
  */
 export async function acceptSecure(
-  conn: Incoming | Deno.TlsConn,
-  { binding, secrets, limits, signal }: AcceptOptions,
+  conn: Incoming,
+  { identity, secrets, limits, signal }: AcceptOptions,
 ): Promise<AcceptedLink> {
   let link: Link = conn;
   try {
-    using admission = limits.admit((conn.remoteAddr as Deno.NetAddr).hostname);
+    using admission = limits.admit(conn.remoteAddr.hostname);
     using deadline = limits.deadline(signal);
     try {
-      if ("handshake" in conn) link = await shakeHands(conn, { signal: deadline.signal });
+      if (identity) link = await acceptTls(conn, { identity, signal: deadline.signal });
       const { candidate: secret, resumeSecret } = await verifySender(link, {
         book: secrets,
-        binding,
+        binding: identity?.binding ?? PLAIN_BINDING,
         beforeRefusal: () => limits.delay(deadline.signal),
         signal: deadline.signal,
       });
@@ -76,7 +76,7 @@ export async function acceptSecure(
       throw error;
     }
   } catch (error) {
-    closeLink(link);
+    closeQuietly(link);
     throw error;
   }
 }
@@ -188,16 +188,7 @@ export async function dialSecure(
     });
     return { link, resumeSecret };
   } catch (error) {
-    closeLink(link);
+    closeQuietly(link);
     throw error;
-  }
-}
-
-/** The connection may have been closed already, by a handshake that failed. */
-function closeLink(link: Link): void {
-  try {
-    link.close();
-  } catch (error) {
-    if (!(error instanceof Deno.errors.BadResource)) throw error;
   }
 }

@@ -1,18 +1,11 @@
-// TLS below the proof: who a receiver says that it is, whom a sender trusts, and the two handshakes.
-// Only `Deno.listenTls` and `Deno.startTls`: node:tls is not used (it checks less and loses data).
-//
-// What is enforced of TLS 1.3, and what is not: both ends are rustls with 1.2 and 1.3, they take the
-// highest that both have, and TLS itself notices a man in the middle who talks them down (RFC 8446,
-// 4.1.3). Deno neither tells the version that was agreed on nor lets 1.2 be switched off. So a foreign
-// client that offers 1.2 alone gets through the handshake and stops at the proof; looking into its
-// first message would take a second hop, on loopback, for every byte (measured: half the throughput,
-// twice the receiver's CPU time) and one more open port.
+// TLS below the proof: who a receiver says that it is, whom a sender trusts, and the sender's
+// handshake (the receiver's is in tls_server.ts). Only `Deno.listenTls` and `Deno.startTls`: node:tls
+// is not used (it checks less and loses data).
 // Specification: docs/protocol.md, "Before the wire".
 
 import { createHash } from "node:crypto";
 import { abortable } from "../base/deadline.ts";
 import { AgentError, describeError, quote } from "../base/errors.ts";
-import type { Address } from "./address.ts";
 import {
   type Certificate,
   hashPublicKey,
@@ -20,11 +13,10 @@ import {
   PUBLIC_KEY_BYTES,
   SERVER_NAME,
 } from "./certificate.ts";
-import { type Link, linkEnded } from "./link.ts";
-import { cannotListen, Listener } from "./listen.ts";
+import { closeQuietly, type Link, linkEnded } from "./link.ts";
 
 /** Both sides must offer it: no other protocol's client or server can be taken for ours. */
-const ALPN = "migrate-agent/1";
+export const ALPN = "migrate-agent/1";
 
 /** What the proof is bound to: the same 32 bytes on both sides, or the proof fails. */
 export type Binding = Uint8Array;
@@ -74,31 +66,17 @@ export function trustAuthority(caPem: string, host: string): TlsTrust {
   return { caPem, serverName: host, binding: OPERATOR_BINDING };
 }
 
-/** Listens for TLS at `address`; the handshake is left to `shakeHands`. Throws `cannot_listen`. */
-export function listenTls(address: Address, identity: TlsIdentity): Listener<Deno.TlsConn> {
-  const { certPem: cert, keyPem: key } = identity;
-  try {
-    return new Listener(
-      Deno.listenTls({
-        hostname: address.host,
-        port: address.port,
-        cert,
-        key,
-        alpnProtocols: [ALPN],
-      }),
-    );
-  } catch (error) {
-    if (!(error instanceof Deno.errors.InvalidData)) throw cannotListen(address, error);
-    throw new AgentError(
-      "bad_tls_certificate",
-      `Cannot use the TLS certificate and key: ${describeError(error)}`,
-      {
-        kind: "usage",
-        hint: "Give --tls-cert the certificate (with its chain) and --tls-key its key, in PEM.",
-        cause: error,
-      },
-    );
-  }
+/** Certificate or key are not what TLS can use. */
+export function badCertificate(cause: unknown): AgentError {
+  return new AgentError(
+    "bad_tls_certificate",
+    `Cannot use the TLS certificate and key: ${describeError(cause)}`,
+    {
+      kind: "usage",
+      hint: "Give --tls-cert the certificate (with its chain) and --tls-key its key, in PEM.",
+      cause,
+    },
+  );
 }
 
 /**
@@ -151,8 +129,8 @@ export async function shakeHands(
 }
 
 /**
- * A TLS connection as a link. Deno gives one record (16 KiB) a read; collecting them into larger
- * reads would cost a copy and gained nothing when it was measured (test/bench/relay.ts --tls).
+ * A TLS connection as a link. Deno gives one record (16 KiB) a read: the wire's reader asks for the
+ * rest of a frame into its place, so collecting records here would only copy every byte once more.
  */
 export class TlsLink implements Link {
   readonly #conn: Deno.TlsConn;
@@ -239,13 +217,6 @@ function clientError(error: unknown): AgentError {
 
 function serverError(error: unknown): AgentError {
   const detail = describeError(error);
-  if (detail.includes("InvalidContentType")) {
-    return new AgentError("peer_without_tls", "The peer does not speak TLS", {
-      kind: "refused",
-      hint: "--insecure must be given on both sides or on neither.",
-      cause: error,
-    });
-  }
   return error instanceof Deno.errors.InvalidData
     ? new AgentError("tls_refused", `The TLS handshake was refused: ${detail}`, {
       kind: "refused",
@@ -259,13 +230,4 @@ function tlsFailed(detail: string, cause: unknown): AgentError {
     kind: "link",
     cause,
   });
-}
-
-/** Closing what is closed already (or used up by TLS) is no failure. */
-function closeQuietly(conn: { close(): void }): void {
-  try {
-    conn.close();
-  } catch (error) {
-    if (!(error instanceof Deno.errors.BadResource)) throw error;
-  }
 }

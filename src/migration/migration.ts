@@ -108,7 +108,9 @@ export class Migration {
       const cause: unknown = cancellable && deadline.signal.aborted
         ? deadline.signal.reason
         : error;
-      throw toAgentError(cause, { side: this.side, phase: name });
+      const failure = toAgentError(cause, { side: this.side, phase: name });
+      this.fail(failure); // ends what goes on in the background
+      throw failure;
     } finally {
       this.#durations.push({ phase: name, ms: Math.round(performance.now() - began) });
     }

@@ -98,7 +98,7 @@ export interface QmpCommands {
   "migrate-continue": { args: { state: "pre-switchover" }; result: None };
   "qom-get": { args: { path: string; property: string }; result: unknown };
   "qom-list": { args: { path: string }; result: { name: string; type: string }[] };
-  "qom-list-types": { args: { implements: string }; result: { name: string }[] };
+  "qom-list-properties": { args: { typename: string }; result: unknown[] };
   "object-add": { args: Record<string, unknown>; result: None };
   "object-del": { args: { id: string }; result: None };
   "blockdev-add": { args: Record<string, unknown>; result: None };

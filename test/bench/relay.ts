@@ -2,17 +2,23 @@
 // socket, against the same path with plain copies in place of the sessions, in one run. Four
 // processes each time, as in a migration: QEMU, sender, receiver, QEMU.
 //
-//   deno run -A test/bench/relay.ts [MIB] [ROUNDS]
+//   deno run -A test/bench/relay.ts [MIB] [ROUNDS] [--tls]
 //
-// Prints one line per round and the ratio of the medians. The last line is JSON.
+// With --tls also the sessions over TLS against the sessions without. Prints one
+// line per round and the ratio of the medians. The last line is JSON.
 
-import { type Duplex, writeAll } from "../../src/wire/byte_link.ts";
+import { derivedPublicKey, makeDerivedCertificate } from "../../src/link/certificate.ts";
+import { ownIdentity, startTls, trustKey } from "../../src/link/tls.ts";
+import { acceptTls } from "../../src/link/tls_server.ts";
+import { type ByteLink, type Duplex, writeAll } from "../../src/wire/byte_link.ts";
 import { relay } from "../../src/wire/relay.ts";
 import { Session } from "../../src/wire/session.ts";
 
-type Way = "session" | "plain";
+type Way = "plain" | "session" | "tls";
 
 const CHUNK_BYTES = 256 * 1024;
+/** Both ends derive the certificate's key from it. */
+const SECRET = new Uint8Array(32).fill(1);
 const never = new AbortController().signal;
 
 /** Process 1: writes `mib` into the unix socket. */
@@ -47,7 +53,9 @@ async function send(way: Way, path: string, port: number): Promise<void> {
   tcp.setNoDelay(true);
   console.log("ready");
   using unix = await listener.accept();
-  await join(way, unix, tcp, "initiator");
+  const trust = trustKey(derivedPublicKey(SECRET));
+  const link = way === "tls" ? await startTls(tcp, { trust, signal: never }) : tcp;
+  await join(way, unix, link, "initiator");
 }
 
 /** Process 3: TCP in, unix socket out. */
@@ -57,20 +65,22 @@ async function receive(way: Way, path: string): Promise<void> {
   const tcp = await listener.accept();
   tcp.setNoDelay(true);
   using unix = await Deno.connect({ transport: "unix", path });
-  await join(way, unix, tcp, "responder");
+  const identity = ownIdentity(await makeDerivedCertificate(SECRET));
+  const link = way === "tls" ? await acceptTls(tcp, { identity, signal: never }) : tcp;
+  await join(way, unix, link, "responder");
 }
 
 async function join(
   way: Way,
   unix: Deno.UnixConn,
-  tcp: Deno.TcpConn,
+  link: ByteLink,
   role: "initiator" | "responder",
 ): Promise<void> {
   if (way === "plain") {
-    await Promise.all([copy(unix, tcp), copy(tcp, unix)]);
-    tcp.close();
+    await Promise.all([copy(unix, link), copy(link, unix)]);
+    link.close();
   } else {
-    const session = new Session(tcp, { role });
+    const session = new Session(link, { role });
     const stream = role === "initiator"
       ? session.openStream("ram")
       : await session.acceptStream("ram", never);
@@ -158,10 +168,10 @@ function median(values: number[]): number {
   return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)]!;
 }
 
-async function compare(mib: number, rounds: number): Promise<void> {
-  const speeds: { [W in Way]: number[] } = { plain: [], session: [] };
+async function compare(mib: number, rounds: number, ways: readonly Way[]): Promise<void> {
+  const speeds: { [W in Way]: number[] } = { plain: [], session: [], tls: [] };
   for (let round = 1; round <= rounds; round++) {
-    for (const way of ["plain", "session"] as const) {
+    for (const way of ways) {
       const result = await measure(way, mib);
       speeds[way].push(result.gbPerSecond);
       console.log(
@@ -172,15 +182,19 @@ async function compare(mib: number, rounds: number): Promise<void> {
       );
     }
   }
-  const plain = median(speeds.plain);
-  const session = median(speeds.session);
+  const speed = (way: Way) => Number(median(speeds[way]).toFixed(3));
+  const ratio = (way: Way, to: Way) =>
+    Number((median(speeds[way]) / median(speeds[to])).toFixed(3));
   console.log(JSON.stringify({
     bench: "relay",
     mib,
     rounds,
-    plain_gb_per_s: Number(plain.toFixed(3)),
-    session_gb_per_s: Number(session.toFixed(3)),
-    ratio: Number((session / plain).toFixed(3)),
+    plain_gb_per_s: speed("plain"),
+    session_gb_per_s: speed("session"),
+    ratio: ratio("session", "plain"),
+    ...(ways.includes("tls")
+      ? { tls_gb_per_s: speed("tls"), tls_ratio: ratio("tls", "session") }
+      : {}),
   }));
 }
 
@@ -198,6 +212,13 @@ switch (first) {
   case "receive":
     await receive(rest[0] as Way, rest[1]!);
     break;
-  default:
-    await compare(Number(first), Number(rest[0] ?? "3"));
+  default: {
+    const [mib = "1024", rounds = "3"] = Deno.args.filter((arg) => arg !== "--tls");
+    const ways: Way[] = ["plain", "session"];
+    await compare(
+      Number(mib),
+      Number(rounds),
+      Deno.args.includes("--tls") ? [...ways, "tls"] : ways,
+    );
+  }
 }

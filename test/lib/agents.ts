@@ -79,7 +79,8 @@ export class Agent implements AsyncDisposable {
         if (line.type === type && match(line as LineOf<T>)) return line as LineOf<T>;
       }
       if (this.#isOver) throw new Error(`No such '${type}' line from ${this.describe()}`);
-      await abortable(this.#changed.promise, this.#signal);
+      // `ended` fails when a line is not what it should be.
+      await abortable(Promise.race([this.#changed.promise, this.ended]), this.#signal);
     }
   }
 
@@ -102,7 +103,7 @@ export class Agent implements AsyncDisposable {
     if (this.#isOver) return;
     console.error(`Killed: ${this.describe()}`);
     this.#child.kill("SIGKILL");
-    await this.ended;
+    await this.#child.status;
   }
 
   async #run(): Promise<AgentEnd> {
@@ -112,6 +113,7 @@ export class Agent implements AsyncDisposable {
         this.#readStderr(),
         this.#child.status,
       ]);
+      this.#isOver = true;
       const last = this.lines.at(-1);
       const account = last?.type === "account" ? last : null;
       return {
@@ -121,7 +123,6 @@ export class Agent implements AsyncDisposable {
         error: last?.type === "error" ? last : account?.error ?? null,
       };
     } finally {
-      this.#isOver = true;
       this.#changed.resolve();
     }
   }

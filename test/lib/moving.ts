@@ -3,6 +3,7 @@
 
 import { assert, assertEquals, assertGreaterOrEqual } from "@std/assert";
 import { makeBootProgram, type TinyGuestOptions } from "../../src/demo_guest/guest.ts";
+import { abortable } from "../../src/base/deadline.ts";
 import type { QmpClient } from "../../src/qmp/client.ts";
 import type { Agent, AgentEnd } from "./agents.ts";
 import { type ImageFormat, makeImage } from "./disks.ts";
@@ -16,6 +17,8 @@ import { readGuest, TestVm, waitForCountAbove } from "./vm.ts";
  */
 const QUICK_GUEST: TinyGuestOptions = { slots: 8, pagesPerTurn: 32, turnMs: 20 };
 const LAP_TURNS = 20;
+/** The exit code of an agent that was told to stop. */
+const CANCELLED = 5;
 
 export interface BootDiskOptions {
   format?: ImageFormat;
@@ -140,7 +143,7 @@ export interface MoveOptions {
 export async function move(site: TestSite, options: MoveOptions): Promise<Moved> {
   const { signal } = options;
   const { sender, receiver, since } = await startMove(site, options);
-  const sent = await sender.ended;
+  const sent = await abortable(sender.ended, signal);
   if (sent.code !== 0) throw new Error(`${sender.describe()}\n${receiver.agent.describe()}`);
   const { account } = sent;
   const received = options.receiver ? sent : await receiver.agent.expectEnd(0);
@@ -183,7 +186,7 @@ export async function startMove(
 /**
  * One migration that must not succeed, and the checks that nothing of it stays on either side.
  * @param options.disturb what is done to it once both agents run
- * @param options.codes exit codes of sender and receiver
+ * @param options.codes exit codes of sender and receiver; null for a receiver that is never asked
  * @param options.error the `code` of the sender's error
  */
 export async function failToMove(
@@ -191,24 +194,38 @@ export async function failToMove(
   options: MoveOptions & {
     source: TestVm;
     disturb?: (sender: Agent, receiver: Agent) => Promise<unknown>;
-    codes: { sender: number; receiver: number };
-    error: string;
+    codes: { sender: number; receiver: number | null };
+    /** Null for any. */
+    error: string | null;
     /** Files that were among the destination's disks before. */
     disks?: string[];
+    /** The destination was left by force: what is there still is not looked at. */
+    leavesRemains?: boolean;
   },
 ): Promise<AgentEnd> {
   const { source, signal, codes } = options;
   const before = await readBaseline(source.monitor, signal);
   const { sender, receiver } = await startMove(site, options);
   await options.disturb?.(sender, receiver.agent);
-  const { code, error } = await sender.ended;
+  const end = await abortable(sender.ended, signal);
+  const { code, error } = end;
   const said = () => `${sender.describe()}\n${receiver.agent.describe()}`;
-  assertEquals([code, error?.code, error?.undo], [codes.sender, options.error, []], said());
+  assertEquals(
+    [code, error?.code, error?.undo],
+    [codes.sender, options.error ?? error?.code, []],
+    said(),
+  );
   if (!options.receiver) {
-    const received = await receiver.agent.ended;
-    assertEquals([received.code, received.error?.undo ?? []], [codes.receiver, []], said());
-    await site.assertEmpty({ disks: options.disks ?? [] });
+    // A receiver that nobody has asked for anything waits on.
+    if (codes.receiver === null) receiver.agent.kill("SIGTERM");
+    const received = await abortable(receiver.agent.ended, signal);
+    assertEquals(
+      [received.code, received.error?.undo ?? []],
+      [codes.receiver ?? CANCELLED, []],
+      said(),
+    );
+    if (!options.leavesRemains) await site.assertEmpty({ disks: options.disks ?? [] });
   }
   await assertUntouched(source, { before, signal });
-  return await sender.ended;
+  return end;
 }

@@ -22,6 +22,8 @@ export interface Image {
   protocol: "file" | "host_device";
   /** The source's backing chain is there as well: not a flat copy. */
   keepBacking: boolean;
+  /** The size to give a raw image on a device that may be larger than the disk; else null. */
+  windowBytes: number | null;
 }
 
 /** A node: an option, and the part of it that describes this layer (`""` or `file.` and so on). */
@@ -108,6 +110,7 @@ export class BlockNodes {
     if (!image.keepBacking) {
       for (const backing of this.#backing(layer)) this.#drop(backing);
       keepKeys(layer, ["file"], (key) => fateOfFormatKey(key, { driver, isCopy: true }));
+      if (image.windowBytes !== null) args.set(`${prefix}size`, String(image.windowBytes));
       return;
     }
     keepKeys(layer, ["file", "backing"], (key) => fateOfFormatKey(key, { driver, isCopy: false }));

@@ -92,7 +92,13 @@ function chooseImage(disk: Disk, { settings }: Destination): Image | null {
     protocol: chosen.protocol,
     format: disk.format,
     keepBacking: disk.action !== "mirror",
+    windowBytes: isWindow(disk, chosen.protocol) ? disk.virtual_size_bytes : null,
   };
+}
+
+/** A block device may be larger than the disk: the guest must see the disk's own size. */
+function isWindow({ action, format }: Disk, protocol: Image["protocol"]): boolean {
+  return action === "mirror" && format === "raw" && protocol === "host_device";
 }
 
 /** The `-device` whose drive this is, by the id in the disk's frontend. */
@@ -115,6 +121,7 @@ function rewriteDrive(
     if (disk.removable && disk.read_only) changed.set("readonly", "on");
     changed.set("file", image.path);
     changed.set("format", image.format);
+    if (image.windowBytes !== null) changed.set("size", String(image.windowBytes));
   }
   return fromArgs("drive", changed);
 }
