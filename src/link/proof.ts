@@ -22,7 +22,7 @@ const ACCEPTED = 1;
 const TLS_HANDSHAKE = 0x16;
 const TLS_ALERT = 0x15;
 
-type Label = "sender" | "receiver" | "resume";
+export type ProofLabel = "sender" | "receiver" | "resume";
 
 /** What a sender may prove to know. */
 export interface Candidate {
@@ -72,18 +72,18 @@ export async function proveToReceiver(link: Link, options: SenderProofOptions): 
   const receiverNonce = decodeHello(hello);
 
   const transcript = { ...options, senderNonce, receiverNonce };
-  await writeExactly(link, mac(secret, { label: "sender", ...transcript }), signal);
+  await writeExactly(link, computeProof(secret, { label: "sender", ...transcript }), signal);
   const verdict = new Uint8Array(1);
   await readExactly(link, verdict, signal);
   if (verdict[0] !== ACCEPTED) throw refusedByReceiver();
   const proof = new Uint8Array(MAC_BYTES);
   await readExactly(link, proof, signal);
-  if (!timingSafeEqual(proof, mac(secret, { label: "receiver", ...transcript }))) {
+  if (!timingSafeEqual(proof, computeProof(secret, { label: "receiver", ...transcript }))) {
     throw refusal("receiver_unproven", "The other end does not know the secret", {
       hint: "It is not the receiver that the ticket is for: somebody may stand in between.",
     });
   }
-  return { resumeSecret: mac(secret, { label: "resume", ...transcript }) };
+  return { resumeSecret: computeProof(secret, { label: "resume", ...transcript }) };
 }
 
 export interface ReceiverProofOptions<C extends Candidate> {
@@ -142,8 +142,12 @@ async function answerSender<C extends Candidate>(
   for (const candidate of book.candidates()) {
     const transcript = { ...nonces, migrationId: candidate.migrationId };
     const { secret } = candidate;
-    if (timingSafeEqual(proof, mac(secret, { label: "sender", ...transcript }))) proven = candidate;
-    if (timingSafeEqual(proof, mac(secret, { label: "receiver", ...transcript }))) reflected = true;
+    if (timingSafeEqual(proof, computeProof(secret, { label: "sender", ...transcript }))) {
+      proven = candidate;
+    }
+    if (timingSafeEqual(proof, computeProof(secret, { label: "receiver", ...transcript }))) {
+      reflected = true;
+    }
   }
   if (replayed) throw refusal("proof_replayed", "The peer repeats what a sender said before");
   if (reflected) throw refusal("proof_reflected", "The peer sends back what this receiver said");
@@ -157,13 +161,16 @@ async function answerSender<C extends Candidate>(
   const transcript = { ...nonces, migrationId };
   const answer = new Uint8Array(1 + MAC_BYTES);
   answer[0] = ACCEPTED;
-  answer.set(mac(secret, { label: "receiver", ...transcript }), 1);
+  answer.set(computeProof(secret, { label: "receiver", ...transcript }), 1);
   await writeExactly(link, answer, signal);
-  return { candidate: proven, resumeSecret: mac(secret, { label: "resume", ...transcript }) };
+  return {
+    candidate: proven,
+    resumeSecret: computeProof(secret, { label: "resume", ...transcript }),
+  };
 }
 
-interface Transcript {
-  label: Label;
+export interface Transcript {
+  label: ProofLabel;
   senderNonce: Uint8Array;
   receiverNonce: Uint8Array;
   binding: Uint8Array;
@@ -171,7 +178,7 @@ interface Transcript {
 }
 
 /** Every part but the last has a fixed length, or its length before it. */
-function mac(secret: Uint8Array, transcript: Transcript): Uint8Array {
+export function computeProof(secret: Uint8Array, transcript: Transcript): Uint8Array {
   const { label, senderNonce, receiverNonce, binding, migrationId } = transcript;
   if (binding.length !== 32) throw new RangeError("a binding has 32 bytes");
   return createHmac("sha256", secret)
