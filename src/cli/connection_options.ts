@@ -172,7 +172,7 @@ export const SEND_CONNECTION_OPTIONS = [
     value: "OPTIONS",
     needs: ["via"],
     group: GROUP,
-    help: "Options for that receiver, as one word: '--disk-dir /var/lib/guests'.",
+    help: "Options for that receiver, as one word: --via-options='--disk-dir /var/lib/guests'.",
   },
   {
     name: "via-program",
