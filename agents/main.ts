@@ -71,14 +71,17 @@ async function runSend(options: SendOptions, printer: Printer): Promise<ErrorKin
 }
 
 async function runReceive(options: ReceiveOptions): Promise<number> {
-  // With --stdio standard output is the connection: what is to be said goes to standard error.
+  // With --stdio standard output is the connection, and standard error ends up in the middle of the
+  // sender's bars: only warnings and errors are said.
   const printer = options.stdio
     ? new TextPrinter(new QueuedOutputs({ out: Deno.stderr, err: Deno.stderr }))
     : makePrinter(options);
   return await withPrinter(printer, async () => {
     using cancel = new CancelSignal({ hangUp: "cancels" });
     const account = await serve(options, {
-      emit: (event) => printer.event(event),
+      emit: (event) => {
+        if (!options.stdio || event.type === "warning") printer.event(event);
+      },
       cancel: cancel.signal,
       log: null,
       showTicket: options.showTicket || (!options.json && Deno.stdout.isTerminal()),
