@@ -6,6 +6,7 @@ import { AgentError } from "../src/base/errors.ts";
 import { formatBytes } from "../src/cli/format.ts";
 import { makeBootProgram, type TinyGuestStatus } from "../src/demo_guest/guest.ts";
 import { endProcess, isAlive } from "../src/guest/proc.ts";
+import { TICKET_VARIABLE } from "../src/link/secret_files.ts";
 import { QmpClient } from "../src/qmp/client.ts";
 import { type DiskProof, proveDisk } from "./demo_proof.ts";
 import { readTinyGuest, waitForTurns } from "./demo_guest.ts";
@@ -30,9 +31,9 @@ export async function demo(say: (line: string) => void, signal: AbortSignal): Pr
     before = await waitForTurns(qmp, { more: TURNS, signal: limited(signal) });
   }
   say(`It runs, writes to both disks, and has counted to ${before.count}.`);
-  const port = await stage.startReceiver();
+  const { port, ticket } = await stage.startReceiver();
   say(`A receiver listens on 127.0.0.1:${port}; now the sender:`);
-  const source = await stage.runSender(port);
+  const source = await stage.runSender(ticket);
 
   await using qmp = await QmpClient.connect(`${folder}/run/demo/qmp.sock`, { signal });
   const after = await waitForTurns(qmp, { more: TURNS, signal: limited(signal) });
@@ -126,21 +127,23 @@ class Stage implements AsyncDisposable {
     );
   }
 
-  async startReceiver(): Promise<number> {
+  /** Where it listens, with its ticket. */
+  async startReceiver(): Promise<{ port: number; ticket: string }> {
     const { folder } = this;
     const output = await run(
-      ...thisProgram("receive", "--detach", "--json"),
+      ...thisProgram("receive", "--detach", "--json", "--show-ticket"),
       ...["--run-dir", `${folder}/run`, "--disk-dir", `${folder}/destination`],
     );
-    return (JSON.parse(output) as { port: number }).port;
+    return JSON.parse(output);
   }
 
   /** Runs the sender where its progress can be seen; the source guest's state as it was left. */
-  async runSender(port: number): Promise<TinyGuestStatus> {
+  async runSender(ticket: string): Promise<TinyGuestStatus> {
     const { folder } = this;
-    const [program, ...args] = thisProgram("send", "-q", "--to", `127.0.0.1:${port}`);
+    const [program, ...args] = thisProgram("send", "-q");
     const { code } = await new Deno.Command(program!, {
       args: [...args, "--qmp", `${folder}/source.sock`, "--source-after", "paused"],
+      env: { [TICKET_VARIABLE]: ticket },
       stdin: "null",
       stdout: "inherit",
       stderr: "inherit",

@@ -10,6 +10,7 @@ import { helpText, versionText } from "../src/cli/help.ts";
 import { JsonPrinter } from "../src/cli/json_printer.ts";
 import { QueuedOutputs } from "../src/cli/output.ts";
 import type { Printer } from "../src/cli/printer.ts";
+import { TextPrinter } from "../src/cli/text_printer.ts";
 import { makePrinter } from "../src/cli/printer_choice.ts";
 import type { ReceiveOptions } from "../src/cli/receive_command.ts";
 import type { SendOptions } from "../src/cli/send_command.ts";
@@ -70,12 +71,20 @@ async function runSend(options: SendOptions, printer: Printer): Promise<ErrorKin
 }
 
 async function runReceive(options: ReceiveOptions): Promise<number> {
-  return await withPrinter(makePrinter(options), async (printer) => {
+  // With --stdio standard output is the connection, and standard error ends up in the middle of the
+  // sender's bars: only warnings and errors are said.
+  const printer = options.stdio
+    ? new TextPrinter(new QueuedOutputs({ out: Deno.stderr, err: Deno.stderr }))
+    : makePrinter(options);
+  return await withPrinter(printer, async () => {
     using cancel = new CancelSignal({ hangUp: "cancels" });
     const account = await serve(options, {
-      emit: (event) => printer.event(event),
+      emit: (event) => {
+        if (!options.stdio || event.type === "warning") printer.event(event);
+      },
       cancel: cancel.signal,
       log: null,
+      showTicket: options.showTicket || (!options.json && Deno.stdout.isTerminal()),
     });
     return account && kindOf(account);
   });
@@ -102,12 +111,14 @@ async function runDetached(options: ReceiveOptions, args: string[]): Promise<num
       using cancel = new CancelSignal({ hangUp: "is ignored" });
       const account = await serve(options, {
         emit: (event) => {
-          printer.event(event);
-          // The one line for the process that waits for it; nobody reads after that.
+          // The one line for the process that waits for it; nobody reads after that. The ticket is
+          // for that reader alone.
           if (event.type === "listening") console.log(JSON.stringify(event));
+          printer.event(event.type === "listening" ? { ...event, ticket: null } : event);
         },
         cancel: cancel.signal,
         log: path,
+        showTicket: options.showTicket,
       });
       return account && kindOf(account);
     } catch (error) {

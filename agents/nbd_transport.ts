@@ -3,10 +3,10 @@
 
 import { AgentError } from "../src/base/errors.ts";
 import type { ReplyBody, RequestBody } from "../src/control/messages.ts";
-import type { Exports, NbdListen } from "../src/guest/exports.ts";
+import type { Exports } from "../src/guest/exports.ts";
 import type { QemuFeatures } from "../src/guest/features.ts";
 import type { NbdServer } from "../src/guest/mirror.ts";
-import { setNoDelay } from "../src/guest/no_delay.ts";
+import { setNoDelay } from "../src/base/no_delay.ts";
 import { makePskKey, PskCredentials } from "../src/guest/nbd_keys.ts";
 import type { PrivateFolder } from "../src/guest/private_folder.ts";
 import type { Migration } from "../src/migration/migration.ts";
@@ -48,11 +48,16 @@ export async function serveNbd(exports: Exports, options: {
   /** Whether disks may cross the network readable for everybody on it. */
   allowPlain: boolean;
   features: QemuFeatures;
-  /** Where the server listens unless the disks are tunnelled. */
-  listen: Extract<NbdListen, { type: "inet" }>;
+  /** Where the server listens unless the disks are tunnelled; null: they must be. */
+  listen: { host: string; ports: { first: number; last: number } | null } | null;
   signal: AbortSignal;
-}): Promise<{ nbd: NbdReply; exports: ReplyBody<"prepare">["exports"] }> {
-  const { end, asked, features, signal } = options;
+}): Promise<{
+  nbd: NbdReply;
+  exports: ReplyBody<"prepare">["exports"];
+  /** To be removed when the server has stopped and the guest goes on here. */
+  credentials: PskCredentials | null;
+}> {
+  const { end, asked, features, listen, signal } = options;
   const { qmp, pid, folder, session, migration } = end;
   if (asked === "direct" && !options.allowPlain) {
     throw new AgentError("plain_nbd_refused", "The sender wants to send the disks unencrypted", {
@@ -61,7 +66,7 @@ export async function serveNbd(exports: Exports, options: {
       hint: "give --insecure-nbd to both sides, or to none",
     });
   }
-  if (asked === "tunnel" || (asked === "encrypted" && !features.psk)) {
+  if (asked === "tunnel" || listen === null || (asked === "encrypted" && !features.psk)) {
     const path = `${folder.path}/${SOCKET_NAME}`;
     const started = await exports.start({
       listen: { type: "unix", path },
@@ -70,18 +75,19 @@ export async function serveNbd(exports: Exports, options: {
     });
     const accept = (stop: AbortSignal) => session.acceptStream("nbd", stop);
     migration.guard(relayAllToSocket(accept, { path, signal: migration.signal }));
-    return { nbd: { transport: "tunnel" }, exports: started.exports };
+    return { nbd: { transport: "tunnel" }, exports: started.exports, credentials: null };
   }
   const key = asked === "encrypted" ? makePskKey() : null;
-  const tlsCreds = key === null
+  const credentials = key === null ? null : new PskCredentials(qmp, folder);
+  const tlsCreds = credentials === null
     ? null
-    : await new PskCredentials(qmp).install({ endpoint: "server", key, pid }, signal);
-  const { host } = options.listen;
-  const started = await exports.start({ listen: options.listen, tlsCreds, signal });
-  await setNoDelay(pid, started.port!); // false: the mirrors may be slower, and nothing else
+    : await credentials.install({ endpoint: "server", key: key! }, signal);
+  const started = await exports.start({ listen: { type: "inet", ...listen }, tlsCreds, signal });
+  await setNoDelay({ pid, localPort: started.port!, remotePort: null }); // false: only slower
   return {
-    nbd: { transport: "direct", host, port: started.port!, psk_key: key },
+    nbd: { transport: "direct", host: listen.host, port: started.port!, psk_key: key },
     exports: started.exports,
+    credentials,
   };
 }
 
@@ -89,12 +95,17 @@ export async function serveNbd(exports: Exports, options: {
 export async function reachNbd(
   reply: NonNullable<NbdReply>,
   options: { end: NbdEnd; asked: Transport; signal: AbortSignal },
-): Promise<{ nbd: NbdServer; tlsCreds: string | null }> {
-  const { end: { qmp, pid, folder, session, migration }, asked, signal } = options;
+): Promise<{
+  nbd: NbdServer;
+  tlsCreds: string | null;
+  /** To be removed when the mirrors have ended. */
+  credentials: PskCredentials | null;
+}> {
+  const { end: { qmp, folder, session, migration }, asked, signal } = options;
   if (reply.transport === "tunnel") {
     const listener = await LocalListener.open(folder, SOCKET_NAME);
     migration.guard(listener.relayAll(() => session.openStream("nbd"), migration.signal));
-    return { nbd: { type: "unix", path: listener.path }, tlsCreds: null };
+    return { nbd: { type: "unix", path: listener.path }, tlsCreds: null, credentials: null };
   }
   const { host, port, psk_key: key } = reply;
   if (asked !== "direct" && key === null) {
@@ -104,9 +115,11 @@ export async function reachNbd(
       hint: "use --nbd tunnel, or --insecure-nbd on both sides",
     });
   }
-  if (key === null) return { nbd: { type: "inet", host, port }, tlsCreds: null };
-  const credentials = new PskCredentials(qmp);
+  if (key === null) {
+    return { nbd: { type: "inet", host, port }, tlsCreds: null, credentials: null };
+  }
+  const credentials = new PskCredentials(qmp, folder);
   migration.undo.add("remove the NBD key", () => credentials.remove());
-  const tlsCreds = await credentials.install({ endpoint: "client", key, pid }, signal);
-  return { nbd: { type: "inet", host, port }, tlsCreds };
+  const tlsCreds = await credentials.install({ endpoint: "client", key }, signal);
+  return { nbd: { type: "inet", host, port }, tlsCreds, credentials };
 }

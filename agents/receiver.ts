@@ -16,29 +16,26 @@ import { queryFeatures } from "../src/guest/features.ts";
 import { badParams, type GuestParams, parseParams } from "../src/guest/params.ts";
 import { IncomingMigration } from "../src/guest/ram.ts";
 import { resumeGuest } from "../src/guest/resume.ts";
+import type { PskCredentials } from "../src/guest/nbd_keys.ts";
 import { makePrivateFolder, type PrivateFolder } from "../src/guest/private_folder.ts";
-import { formatAddress } from "../src/link/address.ts";
 import { Account } from "../src/migration/account.ts";
 import type { AccountEvent } from "../src/migration/events.ts";
 import type { Migration } from "../src/migration/migration.ts";
 import { QmpCommandError } from "../src/qmp/client.ts";
-import type { ByteLink } from "../src/wire/byte_link.ts";
+import type { Guest } from "./door.ts";
 import { Peer } from "./peer.ts";
 import { relayToSocket } from "./local_relay.ts";
 import { serveNbd } from "./nbd_transport.ts";
-import { reportPlan } from "./reports.ts";
+import { reportPlan, warnIfInsecure } from "./reports.ts";
 import { type Request, Requests } from "./requests.ts";
 import { AGENT_VERSION } from "./version.ts";
-
-/** A connection from a sender. */
-export type SenderConnection = ByteLink & { readonly remoteAddr: Deno.NetAddr };
 
 export interface ReceiverOptions {
   /** Called on a valid `hello`: gives the migration's id, or throws why it cannot be served. */
   claim: () => string;
   host: DestinationHost;
-  /** Where QEMU's NBD server listens; `host` is also what the sender is told. */
-  nbd: { host: string; ports: { first: number; last: number } | null };
+  /** Where QEMU's NBD server listens; `host` is what the sender is told. Null: only in a tunnel. */
+  nbd: { host: string; ports: { first: number; last: number } | null } | null;
   /** Whether disks may cross the network readable for everybody on it. */
   allowPlainNbd: boolean;
 }
@@ -48,11 +45,11 @@ export interface ReceiverOptions {
  * peer never got as far as a valid `hello`. Never throws: the account says it all.
  */
 export async function receive(
-  conn: SenderConnection,
+  guest: Guest,
   options: ReceiverOptions,
   migration: Migration,
 ): Promise<AccountEvent | null> {
-  const receiver = new Receiver(conn, options, migration);
+  const receiver = new Receiver(guest, options, migration);
   try {
     await migration.runPhase("preflight", (signal) => receiver.preflight(signal));
     await migration.runPhase("params", (signal) => receiver.params(signal));
@@ -72,7 +69,7 @@ export async function receive(
 class Receiver {
   readonly account = new Account();
   copiesStorage = false;
-  readonly #conn: SenderConnection;
+  readonly #guest: Guest;
   readonly #options: ReceiverOptions;
   readonly #migration: Migration;
   readonly #requests = new Requests();
@@ -82,14 +79,15 @@ class Receiver {
   #plan!: DestinationPlan;
   #qemu: DestinationQemu | undefined;
   #exports!: Exports;
+  #nbdCredentials: PskCredentials | null = null;
   #incoming: IncomingMigration | undefined;
   #folder: PrivateFolder | undefined;
   #incomingRequest: Request<"incoming"> | undefined;
   #arrivedRequest!: Request<"arrived">;
   #handoverRequest!: Request<"handover">;
 
-  constructor(conn: SenderConnection, options: ReceiverOptions, migration: Migration) {
-    this.#conn = conn;
+  constructor(guest: Guest, options: ReceiverOptions, migration: Migration) {
+    this.#guest = guest;
     this.#options = options;
     this.#migration = migration;
     this.#onEffect = (what, undo) => void migration.undo.add(what, undo);
@@ -98,7 +96,11 @@ class Receiver {
   async preflight(signal: AbortSignal): Promise<void> {
     const migration = this.#migration;
     const { handlers } = this.#requests;
-    const peer = this.#peer = await Peer.accepted(this.#conn, { migration, handlers, signal });
+    const peer = this.#peer = await Peer.accepted(this.#guest.link, {
+      migration,
+      handlers,
+      signal,
+    });
     peer.guard(migration);
     const hello = await this.#requests.next("hello", signal);
     await hello.answer(() => {
@@ -121,13 +123,13 @@ class Receiver {
       const params = this.#params = parseParams(document.text);
       this.copiesStorage = plan.body.copy_storage;
       this.account.guest = params.name;
-      const { remoteAddr: { hostname, port } } = this.#conn;
       migration.report({
         type: "started",
         guest: params.name,
-        peer: formatAddress({ host: hostname, port }),
+        peer: this.#guest.peer,
         copy_storage: this.copiesStorage,
       });
+      warnIfInsecure(migration, this.#guest.encrypted);
       migration.step(1);
       this.#plan = await this.#options.host.plan(params, signal);
       const { binary, qemuVersion, targets, warnings } = this.#plan;
@@ -165,19 +167,18 @@ class Receiver {
       this.#exports = new Exports(qemu.qmp, plan.targets);
       this.#folder = await makePrivateFolder({ pid: qemu.pid });
       const { session } = this.#peer!;
-      const served = this.#exports.count === 0 ? { nbd: null, exports: [] } : await serveNbd(
-        this.#exports,
-        {
-          end: { ...qemu, folder: this.#folder, session, migration },
-          asked: request.body.nbd,
-          allowPlain: this.#options.allowPlainNbd,
-          features: await queryFeatures(qemu.qmp, signal),
-          listen: { type: "inet", ...this.#options.nbd },
-          signal,
-        },
-      );
+      const served = this.#exports.count === 0 ? null : await serveNbd(this.#exports, {
+        end: { ...qemu, folder: this.#folder, session, migration },
+        asked: request.body.nbd,
+        allowPlain: this.#options.allowPlainNbd,
+        features: await queryFeatures(qemu.qmp, signal),
+        listen: this.#options.nbd,
+        signal,
+      });
+      this.#nbdCredentials = served?.credentials ?? null;
       return {
-        ...served,
+        nbd: served?.nbd ?? null,
+        exports: served?.exports ?? [],
         qmp: qemu.qmp.path,
         pid: qemu.pid,
       };
@@ -239,6 +240,7 @@ class Receiver {
 
   async end(signal: AbortSignal): Promise<void> {
     try {
+      await this.#nbdCredentials?.remove();
       const finish = await this.#requests.next(
         "finish",
         AbortSignal.any([

@@ -45,6 +45,16 @@ export function reportPlan(
   }
 }
 
+/** Both sides say it, so that nobody learns of it too late. */
+export function warnIfInsecure(migration: Migration, encrypted: boolean): void {
+  if (encrypted) return;
+  migration.report({
+    type: "warning",
+    code: "insecure",
+    text: "INSECURE: the guest's memory and disks travel unencrypted, and nobody has been proved",
+  });
+}
+
 /** A receiver of mirror progress. */
 export function mirrorReporter(
   options: { migration: Migration; account: Account },

@@ -12,19 +12,18 @@ import { type MirrorProgress, MirrorSet } from "../src/guest/mirror.ts";
 import { OutgoingMigration, type RamProgress } from "../src/guest/ram.ts";
 import { quitQemu } from "../src/guest/quit.ts";
 import { RunState } from "../src/guest/run_state.ts";
+import type { PskCredentials } from "../src/guest/nbd_keys.ts";
 import { makePrivateFolder, type PrivateFolder } from "../src/guest/private_folder.ts";
-import { dial } from "../src/link/dial.ts";
 import { Account } from "../src/migration/account.ts";
 import type { AccountEvent } from "../src/migration/events.ts";
 import type { Migration } from "../src/migration/migration.ts";
 import { QmpClient } from "../src/qmp/client.ts";
+import { connect, type Connection } from "./connect.ts";
 import { Peer } from "./peer.ts";
 import { LocalListener } from "./local_relay.ts";
 import { chooseTransport, type NbdEnd, reachNbd } from "./nbd_transport.ts";
-import { mirrorReporter, ramReporter, reportPlan } from "./reports.ts";
+import { mirrorReporter, ramReporter, reportPlan, warnIfInsecure } from "./reports.ts";
 import { AGENT_VERSION } from "./version.ts";
-
-const DIAL_TIMEOUT_MS = 10_000;
 
 /** Runs one migration from its first check to its end; never throws: the account says it all. */
 export async function send(options: SendOptions, migration: Migration): Promise<AccountEvent> {
@@ -60,9 +59,11 @@ class Sender {
   #qmp: QmpClient | undefined;
   #guest!: InspectedGuest;
   #runState!: RunState;
+  #connection!: Connection;
   #peer: Peer | undefined;
   #transport!: RequestBody<"prepare">["nbd"];
   #prepared!: ReplyBody<"prepare">;
+  #nbdCredentials: PskCredentials | null = null;
   #mirrors: MirrorSet | undefined;
   #outgoing: OutgoingMigration | undefined;
   #folder: PrivateFolder | undefined;
@@ -80,7 +81,7 @@ class Sender {
   }
 
   async preflight(signal: AbortSignal): Promise<void> {
-    const { qmp, qemuPid, copyStorage, disks: only, excludeDisks: exclude, to } = this.#options;
+    const { qmp, qemuPid, copyStorage, disks: only, excludeDisks: exclude } = this.#options;
     const migration = this.#migration;
     const source = this.#qmp = await QmpClient.connect(qmp, { signal });
     migration.failWith(source.ended);
@@ -93,14 +94,16 @@ class Sender {
     const { params } = this.#guest;
     migration.guard(this.#runState.follow(params.running));
     this.account.guest = params.name;
+    const connection = this.#connection = await connect(this.#options.connection, signal);
     migration.report({
       type: "started",
       guest: params.name,
-      peer: `${to.host}:${to.port}`,
+      peer: connection.peer,
       copy_storage: copyStorage,
     });
+    warnIfInsecure(migration, connection.encrypted);
 
-    this.#peer = Peer.dialled(await dial(to, { signal, timeoutMs: DIAL_TIMEOUT_MS }), migration);
+    this.#peer = Peer.dialled(connection.link, migration);
     this.#peer.guard(migration);
     const hello = await this.#peer.channel.request("hello", {
       protocol_versions: [...PROTOCOL_VERSIONS],
@@ -123,9 +126,9 @@ class Sender {
     const { process: { pid }, features } = this.#guest;
     this.#folder = await makePrivateFolder({ pid });
     this.#transport = chooseTransport({
-      tunnel: this.#options.nbd === "tunnel",
+      tunnel: this.#options.nbd === "tunnel" || !this.#connection.direct,
       insecureNbd: this.#options.insecureNbd,
-      encrypted: false,
+      encrypted: this.#connection.encrypted,
       features,
     });
     const request = { nbd: this.#transport };
@@ -140,9 +143,12 @@ class Sender {
     const { nbd, exports } = this.#prepared;
     const { params: { disks }, features } = this.#guest;
     if (nbd === null) return; // every disk is shared, read-only or empty
-    const server = await reachNbd(nbd, { end: this.#end(), asked: this.#transport, signal });
+    const end = this.#end();
+    const server = await reachNbd(nbd, { end, asked: this.#transport, signal });
+    this.#nbdCredentials = server.credentials;
     const mirrors = this.#mirrors = new MirrorSet(this.#qmp!, {
-      ...server,
+      nbd: server.nbd,
+      tlsCreds: server.tlsCreds,
       targets: exports.map(({ disk: name, export: exportName }) => ({
         disk: disks.find((disk) => disk.name === name && disk.action === "mirror") ??
           unknownDisk(name),
@@ -232,6 +238,7 @@ class Sender {
   async end(signal: AbortSignal): Promise<void> {
     const migration = this.#migration;
     try {
+      await this.#nbdCredentials?.remove();
       if (this.#options.sourceAfter === "quit") {
         await quitQemu(this.#qmp!, { pid: this.#guest.process.pid, signal });
       }

@@ -9,9 +9,9 @@ import type { DestinationHost } from "../src/guest/destination.ts";
 import { LaunchHost } from "../src/guest/launch.ts";
 import { CommandHost } from "../src/guest/launch_command.ts";
 import type { DiskPlacement } from "../src/guest/target_disks.ts";
-import { listen } from "../src/link/listen.ts";
-import type { AccountEvent, AgentEvent } from "../src/migration/events.ts";
+import type { AccountEvent, AgentEvent, EventBody } from "../src/migration/events.ts";
 import { Migration } from "../src/migration/migration.ts";
+import { type Caller, type Guest, openDoor } from "./door.ts";
 import { receive } from "./receiver.ts";
 
 /** Connections at a time: more are closed at once. Real senders are few; port scanners are not. */
@@ -23,6 +23,8 @@ export interface ServerOptions {
   cancel: AbortSignal;
   /** A detached server's log, told with the address. */
   log: string | null;
+  /** Whether whoever reads the events may see the ticket. */
+  showTicket: boolean;
 }
 
 /**
@@ -32,23 +34,36 @@ export interface ServerOptions {
  */
 export async function serve(
   options: ReceiveOptions,
-  { emit, cancel, log }: ServerOptions,
+  { emit, cancel, log, showTicket }: ServerOptions,
 ): Promise<AccountEvent | null> {
   await Deno.mkdir(options.runDir, { recursive: true, mode: 0o700 });
-  using listener = listen(options.listen);
+  const onceId = options.serve ? null : crypto.randomUUID();
+  using door = await openDoor(options, { migrationId: onceId, signal: cancel });
+  if (door.ticket !== null && !showTicket && options.ticketFile === null) {
+    throw new AgentError("ticket_for_nobody", "No sender could learn this receiver's ticket", {
+      kind: "usage",
+      hint: "give --ticket-file FILE, or --show-ticket to have it on standard output",
+    });
+  }
   const enough = new AbortController();
   const stop = AbortSignal.any([cancel, enough.signal]);
-  const onceId = options.serve ? null : crypto.randomUUID();
-  emit({
-    time: new Date().toISOString(),
-    side: "destination",
-    phase: null,
-    migration_id: onceId,
-    type: "listening",
-    ...listener.address,
-    pid: Deno.pid,
-    log,
-  });
+  const say = (body: EventBody) =>
+    emit({
+      time: new Date().toISOString(),
+      side: "destination",
+      phase: null,
+      migration_id: onceId,
+      ...body,
+    });
+  if (door.address) {
+    say({
+      type: "listening",
+      ...door.address,
+      pid: Deno.pid,
+      log,
+      ticket: showTicket ? door.ticket : null,
+    });
+  }
 
   let account: AccountEvent | null = null;
   let claimed = false;
@@ -65,16 +80,26 @@ export async function serve(
     return onceId;
   };
   const connections = new Set<Promise<void>>();
-  const handle = async (conn: Deno.TcpConn) => {
+  const handle = async (caller: Caller) => {
+    let guest: Guest;
+    try {
+      guest = await caller.admit(stop);
+    } catch (error) {
+      const { code, message } = toAgentError(error);
+      if (!stop.aborted) {
+        say({ type: "warning", code, text: `A connection was refused: ${message}` });
+      }
+      return;
+    }
     const migration = new Migration({ side: "destination", emit, cancel: stop });
-    const ended = await receive(conn, {
+    const ended = await receive(guest, {
       claim,
       host: makeHost(options),
-      nbd: { host: nbdHost(options, conn), ports: options.nbdPorts },
-      allowPlainNbd: true,
+      nbd: nbdAddress(options, guest),
+      allowPlainNbd: !guest.encrypted || options.insecureNbd,
     }, migration);
     if (ended) migration.report(ended);
-    if (ended && migration.id === onceId) {
+    if (door.single || (ended && migration.id === onceId)) {
       account = ended;
       enough.abort(new AgentError("served", "This receiver has served its migration"));
     }
@@ -82,25 +107,33 @@ export async function serve(
 
   while (!stop.aborted) {
     try {
-      const conn = await listener.accept(stop);
+      const caller = await door.accept(stop);
       if (connections.size >= MAX_CONNECTIONS) {
-        conn.close();
+        caller.close();
         continue;
       }
-      const handled = handle(conn).finally(() => connections.delete(handled));
+      const handled = handle(caller).finally(() => connections.delete(handled));
       connections.add(handled);
+      if (door.single) break;
     } catch (error) {
       if (!stop.aborted) throw error;
     }
   }
   await Promise.all(connections);
-  if (account === null && !options.serve) throw toAgentError(cancel.reason);
+  if (account === null && !options.serve) {
+    throw cancel.aborted ? toAgentError(cancel.reason) : new AgentError(
+      "no_migration",
+      "The connection ended before a migration began",
+      { kind: "link", side: "destination" },
+    );
+  }
   return account;
 }
 
 /** The NBD server listens where the sender has reached this agent, unless told otherwise. */
-function nbdHost(options: ReceiveOptions, conn: Deno.TcpConn): string {
-  return options.nbdHost ?? conn.localAddr.hostname;
+function nbdAddress({ nbdHost, nbdPorts: ports }: ReceiveOptions, { reachedHost }: Guest) {
+  const host = nbdHost ?? reachedHost;
+  return host === null ? null : { host, ports };
 }
 
 function makeHost(options: ReceiveOptions): DestinationHost {

@@ -59,6 +59,14 @@ export function wantsJson(args: readonly string[]): boolean {
 
 const HINT = "'migrate-agent --help' shows the commands";
 
+/** `--ticket-file -` as `--ticket-file=-`: a lone dash is a value, which parseArgs does not know. */
+function joinDashes(args: readonly string[]): string[] {
+  return args.flatMap((arg, at) => {
+    if (arg === "-" && args[at - 1]?.startsWith("--")) return [];
+    return args[at + 1] === "-" && arg.startsWith("--") ? [`${arg}=-`] : [arg];
+  });
+}
+
 function readCommand(
   spec: CommandSpec<Command>,
   args: readonly string[],
@@ -68,7 +76,7 @@ function readCommand(
   const flags = spec.options.filter((option) => option.value === undefined);
   const valued = spec.options.filter((option) => option.value !== undefined);
   refuseFlagValues(flags, args);
-  const parsed = parseArgs([...args], {
+  const parsed = parseArgs(joinDashes(args), {
     boolean: flags.map((option) => option.name),
     string: ["_", ...valued.map((option) => option.name)],
     collect: valued.map((option) => option.name),

@@ -63,6 +63,7 @@ export const BODY_FIELDS = {
     port: whole,
     pid: whole,
     log: v.nullable(v.string()),
+    ticket: v.nullable(v.string()),
   },
   started: {
     type: v.literal("started"),

@@ -35,7 +35,8 @@ function textOf(event: AgentEvent): string | null {
   switch (event.type) {
     case "listening": {
       const host = event.host.includes(":") ? `[${event.host}]` : event.host;
-      return `listening on ${host}:${event.port}, process ${event.pid}`;
+      const ticket = event.ticket === null ? "" : `, ticket (a secret): ${event.ticket}`;
+      return `listening on ${host}:${event.port}, process ${event.pid}${ticket}`;
     }
     case "started":
       return `guest '${event.guest}', peer ${event.peer}, ` +

@@ -8,10 +8,10 @@ const WIDTH = 92;
 const OPTION_COLUMN = 30;
 
 const OVERVIEW_EXAMPLE = `  On the host where the guest shall go:
-    migrate-agent receive --listen 127.0.0.1:4444 --disk-dir /var/lib/guests
+    migrate-agent receive --listen 10.0.0.2:4444 --disk-dir /var/lib/guests
 
   On the host where it runs:
-    migrate-agent send -q --to 127.0.0.1:4444 --qmp /run/vm1/qmp.sock`;
+    MIGRATE_AGENT_TICKET=... migrate-agent send -q --qmp /run/vm1/qmp.sock`;
 
 export interface Versions {
   program: string;

@@ -3,6 +3,11 @@
 
 import { quote } from "../base/errors.ts";
 import {
+  RECEIVE_CONNECTION_OPTIONS,
+  type ReceiveConnection,
+  refuseServeWithoutSecret,
+} from "./connection_options.ts";
+import {
   defineCommand,
   type Reader,
   refuseValue,
@@ -10,8 +15,7 @@ import {
   usageError,
 } from "./option_spec.ts";
 import {
-  type HostPort,
-  isLoopback,
+  readDuration,
   readHost,
   readHostPort,
   readPair,
@@ -22,11 +26,8 @@ import {
   readText,
 } from "./values.ts";
 
-export interface ReceiveOptions {
+export interface ReceiveOptions extends ReceiveConnection {
   command: "receive";
-  /** Port 0: any free one. */
-  listen: HostPort;
-  insecure: boolean;
   /** Disks may come from QEMU to QEMU without encryption. */
   insecureNbd: boolean;
   /** QMP socket of a QEMU that waits with `-incoming defer`. */
@@ -49,7 +50,7 @@ export interface ReceiveOptions {
   allowVnc: boolean;
   /** `key` is KIND.ID.KEY of the guest's command line. */
   overrides: { key: string; value: string }[];
-  /** Null: the host of `listen`. */
+  /** Null: the address that the sender has reached. */
   nbdHost: string | null;
   /** Null: any free port. */
   nbdPorts: { first: number; last: number } | null;
@@ -61,9 +62,7 @@ export interface ReceiveOptions {
   log: string | null;
 }
 
-const UNENCRYPTED = "is not a loopback address, and the connection is not encrypted: give " +
-  "--insecure if the network may see the guest's memory and disks, or listen on 127.0.0.1 behind " +
-  "a tunnel";
+const TICKET_FOR_MS = 3_600_000;
 
 export const RECEIVE_COMMAND = defineCommand({
   name: "receive",
@@ -75,16 +74,17 @@ export const RECEIVE_COMMAND = defineCommand({
   examples: [
     {
       task: "Receive one guest, its disks into a folder",
-      line: "migrate-agent receive --listen 127.0.0.1:4444 --disk-dir /var/lib/guests",
+      line: "migrate-agent receive --listen 10.0.0.2:4444 --disk-dir /var/lib/guests " +
+        "--ticket-file /root/ticket",
     },
     {
-      task: "Put each disk somewhere else, on a network that is trusted",
-      line: "migrate-agent receive --listen 10.0.0.2:4444 --insecure --disk ide0-hd0=/dev/vg/vm1 " +
+      task: "Put each disk somewhere else",
+      line: "migrate-agent receive --listen 10.0.0.2:4444 --disk ide0-hd0=/dev/vg/vm1 " +
         "--disk data.qcow2=/srv/data.qcow2 --reuse-disks",
     },
     {
-      task: "From a script: go to the background as soon as it listens, and say where",
-      line: "migrate-agent receive --disk-dir /var/lib/guests --detach",
+      task: "From a script: go to the background as soon as it listens, with address and ticket",
+      line: "migrate-agent receive --disk-dir /var/lib/guests --detach --json --show-ticket",
     },
     {
       task: "Take the guest into a QEMU that somebody else started with -incoming defer",
@@ -92,48 +92,7 @@ export const RECEIVE_COMMAND = defineCommand({
     },
   ],
   options: [
-    {
-      name: "listen",
-      value: "HOST:PORT",
-      default: "127.0.0.1:0",
-      group: "Connection",
-      help: "Address to wait at. Port 0 is any free one; which one it is gets reported.",
-    },
-    {
-      name: "insecure",
-      group: "Connection",
-      help: "Accept an unencrypted connection. Needed for every address that is not loopback.",
-    },
-    {
-      name: "insecure-nbd",
-      group: "Connection",
-      help: "Take disks that travel unencrypted although the connection is encrypted.",
-    },
-    {
-      name: "nbd-host",
-      value: "HOST",
-      default: "the host of --listen",
-      group: "Connection",
-      help: "Address at which the disks are received.",
-    },
-    {
-      name: "nbd-ports",
-      value: "FIRST-LAST",
-      default: "any free port",
-      group: "Connection",
-      help: "Ports of which one is used to receive the disks, for firewalls.",
-    },
-    {
-      name: "once",
-      excludes: ["serve"],
-      group: "Connection",
-      help: "Receive one guest, then end. This is the default.",
-    },
-    {
-      name: "serve",
-      group: "Connection",
-      help: "Receive any number of guests, one after another or at once.",
-    },
+    ...RECEIVE_CONNECTION_OPTIONS,
     {
       name: "qemu",
       value: "PATH",
@@ -253,24 +212,25 @@ export const RECEIVE_COMMAND = defineCommand({
   ],
   read(given, around): ReceiveOptions {
     const path = readPath(around.cwd);
-    const listen = given.one("listen", readHostPort({ anyPort: true })) ??
-      { host: "127.0.0.1", port: 0 };
-    const nbdHost = given.one("nbd-host", readHost);
-    const insecure = given.has("insecure");
-    if (!insecure && !isLoopback(listen.host)) {
-      refuseValue("--listen", quote(listen.host), UNENCRYPTED);
-    }
-    if (!insecure && nbdHost !== null && !isLoopback(nbdHost)) {
-      refuseValue("--nbd-host", quote(nbdHost), UNENCRYPTED);
-    }
+    refuseServeWithoutSecret(given);
     const diskPaths = given.all("disk", readDiskPath(path));
     const overrides = given.all("override", readOverride);
     refuseRepeated("--disk", diskPaths.map((disk) => disk.name));
     refuseRepeated("--override", overrides.map((override) => override.key));
     return {
       command: "receive",
-      listen,
-      insecure,
+      listen: given.one("listen", readHostPort({ anyPort: true })) ??
+        { host: "127.0.0.1", port: 0 },
+      stdio: given.has("stdio"),
+      insecure: given.has("insecure"),
+      ticketFile: given.one("ticket-file", path),
+      showTicket: given.has("show-ticket"),
+      ticketForMs: given.one("ticket-for", readDuration()) ?? TICKET_FOR_MS,
+      advertise: given.one("advertise", readHost),
+      secretFile: given.one("secret-file", path),
+      tls: given.has("tls-cert")
+        ? { cert: given.must("tls-cert", path), key: given.must("tls-key", path) }
+        : null,
       insecureNbd: given.has("insecure-nbd"),
       adoptQmp: given.one("adopt-qmp", readSocketPath(around.cwd)),
       launchCommand: given.one("launch-command", readText),
@@ -284,7 +244,7 @@ export const RECEIVE_COMMAND = defineCommand({
       bridges: given.all("allow-bridge", readText),
       allowVnc: given.has("allow-vnc"),
       overrides,
-      nbdHost,
+      nbdHost: given.one("nbd-host", readHost),
       nbdPorts: given.one("nbd-ports", readPortRange),
       reuseDisks: given.has("reuse-disks"),
       serve: given.has("serve"),

@@ -1,28 +1,22 @@
 // `migrate-agent send`: its options as data and their typed form. Knows nothing of what a
 // migration does with them.
 
-import { quote } from "../base/errors.ts";
-import { defineCommand, refuseValue } from "./option_spec.ts";
 import {
-  type HostPort,
-  isLoopback,
-  readChoice,
-  readDuration,
-  readHostPort,
-  readList,
-  readPid,
-  readSize,
-  readSocketPath,
-} from "./values.ts";
+  NBD_WAYS,
+  readSendConnection,
+  SEND_CONNECTION_OPTIONS,
+  type SendConnection,
+} from "./connection_options.ts";
+import { defineCommand } from "./option_spec.ts";
+import { readChoice, readDuration, readList, readPid, readSize, readSocketPath } from "./values.ts";
 
-const NBD_WAYS = ["direct", "tunnel"] as const;
 const SOURCE_AFTER = ["quit", "paused"] as const;
 /** QEMU takes no more than 2000 s as `downtime-limit`. */
 const DOWNTIME_LIMIT_MAX_MS = 2_000_000;
 
 export interface SendOptions {
   command: "send";
-  to: HostPort;
+  connection: SendConnection;
   /** Absolute path of the source QEMU's QMP socket. */
   qmp: string;
   /** The source QEMU's process, for when the socket's owner cannot be found. */
@@ -41,7 +35,6 @@ export interface SendOptions {
   timeoutMs: number | null;
   /** What becomes of the source QEMU once the guest runs at the destination. */
   sourceAfter: (typeof SOURCE_AFTER)[number];
-  insecure: boolean;
   /** How the disks travel: from QEMU to QEMU, or through the agents' own connection. */
   nbd: (typeof NBD_WAYS)[number];
   /** Disks from QEMU to QEMU without encryption. */
@@ -59,30 +52,24 @@ export const SEND_COMMAND = defineCommand({
   examples: [
     {
       task: "Move a guest with its disks",
-      line: "migrate-agent send -q --to 127.0.0.1:4444 --qmp /run/vm1/qmp.sock",
+      line: "migrate-agent send -q --ticket-file ticket --qmp /run/vm1/qmp.sock",
     },
     {
       task: "Shared storage: move only its memory, with a pause of at most 100 ms",
-      line: "migrate-agent send --to 127.0.0.1:4444 --qmp /run/vm1/qmp.sock --downtime-limit 100ms",
+      line:
+        "migrate-agent send --ticket-file ticket --qmp /run/vm1/qmp.sock --downtime-limit 100ms",
     },
     {
       task: "Leave the network room for others, give up after an hour",
-      line: "migrate-agent send -q --to 127.0.0.1:4444 --qmp /run/vm1/qmp.sock " +
+      line: "migrate-agent send -q --ticket-file ticket --qmp /run/vm1/qmp.sock " +
         "--disk-bandwidth 50M --ram-bandwidth 200M --timeout 1h",
     },
     {
       task: "From a script: one JSON object per line, the account last",
-      line: "migrate-agent send -q --to 127.0.0.1:4444 --qmp /run/vm1/qmp.sock --json | tail -n 1",
+      line: "migrate-agent send -q --ticket-file ticket --qmp /run/vm1/qmp.sock --json | tail -n 1",
     },
   ],
   options: [
-    {
-      name: "to",
-      value: "HOST:PORT",
-      required: true,
-      group: "The guest and where it goes",
-      help: "Address of the receiver.",
-    },
     {
       name: "qmp",
       value: "SOCKET",
@@ -156,45 +143,13 @@ export const SEND_COMMAND = defineCommand({
       group: "Limits",
       help: "Give up, and undo everything, when the handover is not reached in this time: 10m.",
     },
-    {
-      name: "insecure",
-      group: "Connection",
-      help: "Send the guest over the network unencrypted. Needed for every address that is not " +
-        "this host's own loopback.",
-    },
-    {
-      name: "nbd",
-      value: "WAY",
-      completes: NBD_WAYS,
-      default: "direct",
-      needs: ["copy-storage"],
-      group: "Connection",
-      help: "How the disks travel: `direct` from QEMU to QEMU on a port of their own, or " +
-        "`tunnel`, through the agents' connection, so that one open port is enough.",
-    },
-    {
-      name: "insecure-nbd",
-      needs: ["copy-storage"],
-      group: "Connection",
-      help:
-        "Let the disks travel unencrypted although the connection is encrypted (on both sides).",
-    },
+    ...SEND_CONNECTION_OPTIONS,
     { name: "json", group: "Output", help: "One JSON object per line; the last is the account." },
   ],
   read(given, around): SendOptions {
-    const to = given.must("to", readHostPort({ anyPort: false }));
-    const insecure = given.has("insecure");
-    if (!insecure && !isLoopback(to.host)) {
-      refuseValue(
-        "--to",
-        quote(to.host),
-        "is not a loopback address, and the connection is not encrypted: give --insecure if the " +
-          "network may see the guest's memory, or a loopback address behind a tunnel",
-      );
-    }
     return {
       command: "send",
-      to,
+      connection: readSendConnection(given, around),
       qmp: given.must("qmp", readSocketPath(around.cwd)),
       qemuPid: given.one("qemu-pid", readPid),
       copyStorage: given.has("copy-storage"),
@@ -206,7 +161,6 @@ export const SEND_COMMAND = defineCommand({
       autoConverge: given.has("auto-converge"),
       timeoutMs: given.one("timeout", readDuration()),
       sourceAfter: given.one("source-after", readChoice(SOURCE_AFTER)) ?? "quit",
-      insecure,
       nbd: given.one("nbd", readChoice(NBD_WAYS)) ?? "direct",
       insecureNbd: given.has("insecure-nbd"),
       json: given.has("json"),

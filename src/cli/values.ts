@@ -174,11 +174,6 @@ export function readPair(form: string): Reader<[left: string, right: string]> {
   };
 }
 
-/** Whether a listener on that host can be reached from this machine alone. */
-export function isLoopback(host: string): boolean {
-  return host === "localhost" || host === "::1" || /^127(\.\d{1,3}){3}$/.test(host);
-}
-
 function isHost(text: string): boolean {
   return /^[A-Za-z0-9_.-]{1,253}$/.test(text) ||
     /^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[\w.-]+)?$/.test(text);

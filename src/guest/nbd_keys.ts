@@ -1,9 +1,9 @@
 // Encryption of NBD between the two QEMUs: TLS with a key that both know (`tls-creds-psk`), made for
-// one migration. The key is in a file only while QEMU reads it.
+// one migration.
 // Specification: QEMU's docs/system/tls, "TLS Pre-Shared Keys".
 
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
-import { giveTo, makePrivateFolder } from "./private_folder.ts";
+import { giveTo, type PrivateFolder } from "./private_folder.ts";
 
 const OBJECT_ID = "migrate-agent-psk";
 const USER = "migrate-agent";
@@ -15,42 +15,52 @@ export function makePskKey(): string {
   return crypto.getRandomValues(new Uint8Array(KEY_BYTES)).toHex();
 }
 
+/**
+ * The key in a file for QEMU, and QEMU's object for it. The server reads the file at every
+ * handshake, so there it stays until `remove`; the client reads it once.
+ */
 export class PskCredentials {
   readonly #qmp: QmpClient;
+  readonly #folder: PrivateFolder;
   #exists = false;
 
-  constructor(qmp: QmpClient) {
+  constructor(qmp: QmpClient, folder: PrivateFolder) {
     this.#qmp = qmp;
+    this.#folder = folder;
   }
 
   /** Gives the key to QEMU; the id of its credentials. Undo with `remove`, also after an error. */
   async install(
-    options: { endpoint: "client" | "server"; key: string; pid: number },
+    options: { endpoint: "client" | "server"; key: string },
     signal: AbortSignal,
   ): Promise<string> {
-    await using folder = await makePrivateFolder({ pid: options.pid });
-    const file = `${folder.path}/keys.psk`;
-    await Deno.writeTextFile(file, `${USER}:${options.key}\n`, { mode: 0o600, createNew: true });
-    await giveTo(file, folder.owner);
+    const { endpoint, key } = options;
+    await Deno.writeTextFile(this.#file, `${USER}:${key}\n`, { mode: 0o600, createNew: true });
+    await giveTo(this.#file, this.#folder.owner);
     this.#exists = true; // a wait that is cancelled does not stop the command
     await this.#qmp.execute("object-add", {
       "qom-type": "tls-creds-psk",
       id: OBJECT_ID,
-      endpoint: options.endpoint,
-      dir: folder.path,
-      ...(options.endpoint === "client" ? { username: USER } : {}),
+      endpoint,
+      dir: this.#folder.path,
+      ...(endpoint === "client" ? { username: USER } : {}),
     }, { signal }).catch((error) => {
       if (error instanceof QmpCommandError) this.#exists = false;
       throw error;
     });
+    if (endpoint === "client") await Deno.remove(this.#file);
     return OBJECT_ID;
   }
 
-  /** Makes QEMU forget the key; can be called twice. */
+  /** Makes QEMU forget the key; can be called twice. The file goes with its folder at the latest. */
   async remove(): Promise<void> {
     if (!this.#exists) return;
     const signal = AbortSignal.timeout(REMOVE_TIMEOUT_MS);
     await this.#qmp.execute("object-del", { id: OBJECT_ID }, { signal });
     this.#exists = false;
+  }
+
+  get #file(): string {
+    return `${this.#folder.path}/keys.psk`; // QEMU's own name for it
   }
 }

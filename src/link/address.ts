@@ -29,10 +29,3 @@ export function formatAddress(address: Address): string {
   const { host, port } = address;
   return host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
 }
-
-/** Whether only this machine can reach `host`. A name other than `localhost` is taken to be open. */
-export function isLoopback(host: string): boolean {
-  const name = host.toLowerCase();
-  return name === "localhost" || name === "::1" ||
-    /^(::ffff:)?127(\.\d{1,3}){3}$/.test(name);
-}

@@ -5,11 +5,10 @@
 // TLS connection within this process, over loopback. Its listener is there for that moment only.
 // The price is one more copy of every byte: 0.3 s of the receiver's CPU time a gigabyte, where TLS
 // itself takes 0.4 (test/bench/relay.ts --tls).
-// TCP_NODELAY cannot be set on Deno's side of that connection: of two small messages that the
-// receiver sends within 40 ms the second can wait for so long.
 
 import { abortable } from "../base/deadline.ts";
 import { AgentError } from "../base/errors.ts";
+import { setNoDelay } from "../base/no_delay.ts";
 import { HelloRefused, readClientHello } from "./client_hello.ts";
 import { closeQuietly, type Link, writeExactly } from "./link.ts";
 import { ALPN, badCertificate, shakeHands, type TlsIdentity, TlsLink } from "./tls.ts";
@@ -65,7 +64,10 @@ async function connectInside(
   try {
     for (;;) {
       const far = await abortable(listener.accept(), signal);
-      if ((far.remoteAddr as Deno.NetAddr).port === port) return [near, far];
+      if ((far.remoteAddr as Deno.NetAddr).port === port) {
+        await setNoDelay({ pid: Deno.pid, localPort: near.remoteAddr.port, remotePort: port });
+        return [near, far];
+      }
       far.close(); // somebody else on this host was quicker: no connection of ours
     }
   } catch (error) {

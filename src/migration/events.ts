@@ -22,6 +22,8 @@ export interface ListeningEvent {
   pid: number;
   /** Where a detached receiver writes its lines; null when it writes them on standard output. */
   log: string | null;
+  /** What the sender needs to connect, if it is to be shown here. A secret. */
+  ticket: string | null;
 }
 
 export interface StartedEvent {

@@ -99,6 +99,7 @@ class Fuzzing {
         if (ending === "value") values++;
       } catch {
         await this.#found(target, caseNumber);
+        if (this.#findings.get(target.name)! >= MAX_FINDINGS) break;
       }
     }
     this.#next.set(target.name, caseNumber);

@@ -22,6 +22,8 @@ export interface Image {
   protocol: "file" | "host_device";
   /** The source's backing chain is there as well: not a flat copy. */
   keepBacking: boolean;
+  /** Never to be written, whatever the source's options say. */
+  readOnly: boolean;
   /** The size to give a raw image on a device that may be larger than the disk; else null. */
   windowBytes: number | null;
 }
@@ -37,6 +39,8 @@ export class BlockNodes {
   readonly #byName = new Map<string, Layer>();
   /** Options that a disk of the guest reaches and that stay. */
   readonly #used = new Set<Option>();
+  /** Of these, the ones whose outermost layer was looked at. */
+  readonly #roots = new Set<Option>();
   /** Options that go, since what they hold is not needed here. */
   readonly #dropped = new Set<Option>();
 
@@ -70,8 +74,11 @@ export class BlockNodes {
   /** What is to be left out: also, with a word, an image that belongs to no disk of the guest. */
   finish(destination: Destination): ReadonlySet<Option> {
     for (const option of this.#options) {
-      if (this.#used.has(option)) this.#dropped.delete(option);
-      else if (!this.#dropped.has(option)) {
+      if (this.#used.has(option)) {
+        // What is around a layer in the middle would stay as the peer wrote it.
+        if (!this.#roots.has(option)) refuse(option, "is used by a layer within it alone");
+        this.#dropped.delete(option);
+      } else if (!this.#dropped.has(option)) {
         const name = option.args!.get("node-name") ?? option.args!.get("driver") ?? "";
         destination.warn(`block node ${quote(name)} is left out: no device of the guest uses it`);
         this.#dropped.add(option);
@@ -88,6 +95,7 @@ export class BlockNodes {
     const { image, destination, seen } = context;
     const args = option.args!;
     this.#enter(layer, seen);
+    if (image.readOnly) setReadOnly(layer);
     const driver = args.get(`${prefix}driver`) ?? "";
     if (FILTERS.has(driver)) {
       this.#replace(this.#child(layer, "file"), context);
@@ -106,6 +114,7 @@ export class BlockNodes {
     }
     const file = this.#child(layer, "file");
     this.#enter(file, seen);
+    if (image.readOnly) setReadOnly(file);
     replaceProtocol(file, image);
     if (!image.keepBacking) {
       for (const backing of this.#backing(layer)) this.#drop(backing);
@@ -122,6 +131,7 @@ export class BlockNodes {
     const { option, prefix } = layer;
     const args = option.args!;
     this.#enter(layer, context.seen);
+    setReadOnly(layer); // it may lie where nothing may be written
     const driver = args.get(`${prefix}driver`) ?? "";
     if (FORMATS.has(driver) || FILTERS.has(driver)) {
       this.#mapInPlace(this.#child(layer, "file"), context);
@@ -145,6 +155,7 @@ export class BlockNodes {
     if (seen.has(key)) refuse(option, "is below itself");
     seen.add(key);
     this.#used.add(option);
+    if (prefix === "") this.#roots.add(option);
   }
 
   #child(layer: Layer, name: string): Layer {
@@ -154,12 +165,14 @@ export class BlockNodes {
   #childOrNull({ option, prefix }: Layer, name: string): Layer | null {
     const args = option.args!;
     const reference = args.get(prefix + name);
+    const below = `${prefix}${name}.`;
+    const isInline = args.pairs.some(({ key }) => key.startsWith(below));
+    if (reference !== undefined && isInline) refuse(option, `has two ${quote(name)} layers`);
     if (reference !== undefined && reference !== "") {
       return this.#byName.get(reference) ??
         refuse(option, `refers to ${quote(reference)}, which is not on the command line`);
     }
-    const below = `${prefix}${name}.`;
-    return args.pairs.some(({ key }) => key.startsWith(below)) ? { option, prefix: below } : null;
+    return isInline ? { option, prefix: below } : null;
   }
 
   #backing(layer: Layer): Layer[] {
@@ -185,6 +198,11 @@ function replaceProtocol(layer: Layer, image: Image): void {
   args.set(`${prefix}driver`, image.protocol);
   args.set(`${prefix}filename`, image.path);
   keepKeys(layer, [], (key) => key === "filename" ? "keep" : fateOfProtocolKey(key));
+}
+
+function setReadOnly({ option, prefix }: Layer): void {
+  const key = `${prefix}read-only`;
+  if (!option.args!.isOn(key)) option.args!.setFlag(key, true);
 }
 
 /** Keeps the layer's own keys by their fate; those of the layers `below` are not this layer's. */

@@ -9,6 +9,7 @@ import { type Drive, findDrives } from "./drives.ts";
 import {
   fateOfFormatKey,
   fateOfProtocolKey,
+  FORMATS,
   isDriveKey,
   refuseSecretsAndPrograms,
 } from "./image_options.ts";
@@ -87,11 +88,14 @@ function chooseImage(disk: Disk, { settings }: Destination): Image | null {
     return null;
   }
   if (!chosen.path.startsWith("/")) refuseDisk(disk, `${quote(chosen.path)} is not absolute`);
+  // It becomes the name of a driver, and some of those open what the path is not.
+  if (!FORMATS.has(disk.format)) refuseDisk(disk, `its format is ${quote(disk.format)}`);
   return {
     path: chosen.path,
     protocol: chosen.protocol,
     format: disk.format,
     keepBacking: disk.action !== "mirror",
+    readOnly: disk.read_only,
     windowBytes: isWindow(disk, chosen.protocol) ? disk.virtual_size_bytes : null,
   };
 }
@@ -115,10 +119,10 @@ function rewriteDrive(
 ): Option {
   const changed = checkedDriveArgs(option, args, image);
   // Which of the two the drive is belongs to the medium, and that may be another one by now.
-  if (disk.removable) changed.delete("readonly");
-  if (disk.removable) changed.delete("read-only");
+  if (disk.removable || image?.readOnly) changed.delete("readonly");
+  if (disk.removable || image?.readOnly) changed.delete("read-only");
   if (image) {
-    if (disk.removable && disk.read_only) changed.set("readonly", "on");
+    if (image.readOnly) changed.set("readonly", "on");
     changed.set("file", image.path);
     changed.set("format", image.format);
     if (image.windowBytes !== null) changed.set("size", String(image.windowBytes));

@@ -198,8 +198,18 @@ function flatten(
     const isBranch = json !== null && typeof json === "object" && !Array.isArray(json) &&
       Object.keys(json).length > 0;
     if (isBranch) flatten(json, { ...into, prefix: `${name}.`, depth: into.depth + 1 });
-    else into.pairs.push({ key: name, value: scalarText(json), form: "pair", json });
+    else {
+      checkDepth(json, into.depth);
+      into.pairs.push({ key: name, value: scalarText(json), form: "pair", json });
+    }
   }
+}
+
+/** A list stays whole, and is written back by recursion. */
+function checkDepth(json: Json, depth: number): void {
+  if (depth > MAX_JSON_DEPTH) throw new SyntaxFailure("JSON nested too deeply");
+  if (json === null || typeof json !== "object") return;
+  for (const item of Object.values(json)) checkDepth(item, depth + 1);
 }
 
 function scalarText(json: Json): string {

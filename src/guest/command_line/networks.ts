@@ -41,7 +41,7 @@ export function checkNetwork(option: Option, destination: Destination): Option[]
     if (pair.trusted || known) continue;
     checkPair(option, { pair, type: type!.value, id, destination });
   }
-  if (type!.value === "tap" && args.get("br") === undefined) requireNoScript(option, id);
+  if (type!.value === "tap") requireNoScript(option, id);
   if (type!.value === "bridge" && args.get("br") === undefined) {
     checkBridge(option, { bridge: "br0", id, destination }); // QEMU's default
   }
@@ -90,7 +90,7 @@ function checkBridge(
   );
 }
 
-/** A tap without `script=` makes QEMU run its default, /etc/qemu-ifup. */
+/** A tap without `script=` makes QEMU run its default, /etc/qemu-ifup; also one with `br=` (7.2). */
 function requireNoScript(option: Option, id: string): void {
   for (const key of ["script", "downscript"]) {
     if (option.args!.get(key) !== undefined) continue;

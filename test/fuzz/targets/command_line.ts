@@ -122,7 +122,7 @@ function mutateOptions(random: Random, options: [string, string?][]): void {
       break;
     }
     case 4:
-      options[at] = [random.pick(ALL_OPTIONS)[0], ...(value === undefined ? [] : [value])];
+      if (value !== undefined) options[at] = [random.pick(ALL_OPTIONS)[0], value];
       break;
     default:
       if (value !== undefined) options[at] = [name, mutateValue(random, value)];

@@ -21,7 +21,7 @@ function refusal(line: string | string[], around?: Parameters<typeof parseComman
 Deno.test("send: every option, in both spellings", () => {
   const expected = {
     command: "send",
-    to: { host: "10.0.0.2", port: 4444 },
+    connection: { by: "insecure", to: { host: "10.0.0.2", port: 4444 } },
     qmp: "/run/a/qmp.sock",
     qemuPid: 77,
     copyStorage: true,
@@ -33,7 +33,6 @@ Deno.test("send: every option, in both spellings", () => {
     autoConverge: true,
     timeoutMs: 600_000,
     sourceAfter: "paused",
-    insecure: true,
     nbd: "tunnel",
     insecureNbd: true,
     json: true,
@@ -59,7 +58,7 @@ Deno.test("send: every option, in both spellings", () => {
 Deno.test("send: what is not given", () => {
   assertEquals<unknown>(parse("send --to localhost:1 --qmp ./q"), {
     command: "send",
-    to: { host: "localhost", port: 1 },
+    connection: { by: "ticket", to: { host: "localhost", port: 1 }, file: null, tlsCa: null },
     qmp: "/home/op/q",
     qemuPid: null,
     copyStorage: false,
@@ -71,7 +70,6 @@ Deno.test("send: what is not given", () => {
     autoConverge: false,
     timeoutMs: null,
     sourceAfter: "quit",
-    insecure: false,
     nbd: "direct",
     insecureNbd: false,
     json: false,
@@ -90,7 +88,14 @@ Deno.test("receive: every option", () => {
     {
       command: "receive",
       listen: { host: "2001:db8::1", port: 0 },
+      stdio: false,
       insecure: true,
+      ticketFile: null,
+      showTicket: false,
+      ticketForMs: 3_600_000,
+      advertise: null,
+      secretFile: null,
+      tls: null,
       insecureNbd: true,
       adoptQmp: null,
       launchCommand: null,
@@ -122,7 +127,14 @@ Deno.test("receive: what is not given, and where the run folder is", () => {
   assertEquals<unknown>(parse("receive"), {
     command: "receive",
     listen: { host: "127.0.0.1", port: 0 },
+    stdio: false,
     insecure: false,
+    ticketFile: null,
+    showTicket: false,
+    ticketForMs: 3_600_000,
+    advertise: null,
+    secretFile: null,
+    tls: null,
     insecureNbd: false,
     adoptQmp: null,
     launchCommand: null,
@@ -199,7 +211,13 @@ const REFUSALS: [line: string, message: string][] = [
     "demo -- --json",
     "Unexpected argument '--json' for demo: it takes options alone, which begin with '--'",
   ],
-  ["send --qmp q", "Option '--to' is missing for send: give --to HOST:PORT"],
+  ["send --to h:1", "Option '--qmp' is missing for send: give --qmp SOCKET"],
+  ["send --qmp q --via telnet:h", "--via 'telnet:h' is no way: give ssh:[USER@]HOST[:PORT]"],
+  [
+    "send --qmp q --via ssh:-oProxyCommand=x",
+    "--via 'ssh:-oProxyCommand=x' is no way: give ssh:[USER@]HOST[:PORT]",
+  ],
+  ["receive --serve", "--serve needs --secret-file: a ticket is for one guest"],
   ["send --to h:1", "Option '--qmp' is missing for send: give --qmp SOCKET"],
   [
     "send --to h:1 --qmp",
@@ -283,17 +301,33 @@ Deno.test("refused: no command at all, an empty value", () => {
   assertMatch(refusal(["send", "--qmp", "", "--to", "h:1"]), /^Option '--qmp' needs a value/);
 });
 
-Deno.test("an unencrypted connection beyond loopback needs --insecure", () => {
-  assertMatch(refusal("receive --listen 0.0.0.0:0"), /^--listen '0.0.0.0' .*--insecure/);
-  assertMatch(refusal("receive --listen [::]:0"), /^--listen '::' .*--insecure/);
-  assertMatch(refusal("receive --nbd-host 10.0.0.1"), /^--nbd-host '10.0.0.1' .*--insecure/);
-  assertMatch(
-    refusal("send --qmp q --to 127.example.org:1"),
-    /^--to '127.example.org'.*--insecure/,
-  );
-  parse("receive --listen 127.0.0.2:0 --nbd-host ::1");
-  parse("send --qmp q --to [::1]:1");
-  parse("receive --listen 0.0.0.0:0 --insecure");
+Deno.test("send: the ways to the receiver", () => {
+  const ways: [string, Record<string, unknown>][] = [
+    ["--ticket-file t", { by: "ticket", to: null, file: "/home/op/t", tlsCa: null }],
+    ["--ticket-file - --tls-ca ca.pem", {
+      by: "ticket",
+      to: null,
+      file: "-",
+      tlsCa: "/home/op/ca.pem",
+    }],
+    ["--secret-file s --to h:1", {
+      by: "secret",
+      to: { host: "h", port: 1 },
+      secretFile: "/home/op/s",
+      tlsCa: null,
+    }],
+    ["--via ssh:root@h:2222 --via-options=--disk-dir=/d --ssh-config c", {
+      by: "ssh",
+      target: "root@h:2222",
+      program: "migrate-agent",
+      options: "--disk-dir=/d",
+      config: "/home/op/c",
+    }],
+  ];
+  for (const [words, connection] of ways) {
+    const parsed = parse(`send --qmp q ${words}`);
+    assertEquals<unknown>(parsed.command === "send" && parsed.connection, connection);
+  }
 });
 
 Deno.test("the examples in the help are commands that work", () => {

@@ -3,6 +3,7 @@
 
 import { assertEquals } from "@std/assert";
 import { completionScript } from "../../../src/cli/completions.ts";
+import { requires } from "../../lib/requires.ts";
 
 async function run(program: string, script: string): Promise<string> {
   // zsh's completion system belongs to an interactive shell; what can be checked here is the syntax.
@@ -13,16 +14,6 @@ async function run(program: string, script: string): Promise<string> {
   const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
   assertEquals([success, decode(stderr)], [true, ""]);
   return decode(stdout);
-}
-
-async function isInstalled(program: string): Promise<boolean> {
-  try {
-    return (await new Deno.Command(program, { args: ["-c", ":"], stdout: "null" }).output())
-      .success;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
-  }
 }
 
 /** What bash offers for the last of `words`, in order. */
@@ -68,10 +59,9 @@ Deno.test("bash completes names of files with blanks in them", async () => {
   }
 });
 
-const hasZsh = await isInstalled("zsh");
 Deno.test({
-  name: "zsh parses its completion script" + (hasZsh ? "" : " (skipped: zsh is not installed)"),
-  ignore: !hasZsh,
+  name: "zsh parses its completion script",
+  ...requires("zsh"),
   async fn() {
     await run("zsh", completionScript("zsh"));
   },

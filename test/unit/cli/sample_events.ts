@@ -5,7 +5,7 @@ import type { AgentEvent, EventBody } from "../../../src/migration/events.ts";
 type Samples = { [T in EventBody["type"]]: Extract<EventBody, { type: T }> };
 
 export const SAMPLES: Samples = {
-  listening: { type: "listening", host: "::1", port: 4444, pid: 12, log: null },
+  listening: { type: "listening", host: "::1", port: 4444, pid: 12, log: null, ticket: null },
   started: { type: "started", guest: "vm1", peer: "[::1]:4444", copy_storage: true },
   phase: { type: "phase", title: "mirroring the disks" },
   step: { type: "step", step: 3, text: "mirrors started" },

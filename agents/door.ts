@@ -1,0 +1,198 @@
+// Where a receiver waits, and who gets in: TLS with a ticket or a shared secret, plain TCP with
+// --insecure, or the one connection on standard input and output that ssh has brought.
+
+import { getNetworkAddress } from "@std/net";
+import { AgentError, describeError } from "../src/base/errors.ts";
+import type { ReceiveOptions } from "../src/cli/receive_command.ts";
+import { type Address, formatAddress } from "../src/link/address.ts";
+import { AttemptLimits } from "../src/link/attempts.ts";
+import { makeDerivedCertificate, makeSessionCertificate } from "../src/link/certificate.ts";
+import { listen, type Listener } from "../src/link/listen.ts";
+import { StdioLink } from "../src/link/process_link.ts";
+import { readSecretFile, writeTicketFile } from "../src/link/secret_files.ts";
+import { acceptSecure } from "../src/link/secure.ts";
+import { SecretBook } from "../src/link/secrets.ts";
+import { encodeTicket, makeSecret } from "../src/link/ticket.ts";
+import { operatorIdentity, ownIdentity, type TlsIdentity } from "../src/link/tls.ts";
+import { checkIdentity } from "../src/link/tls_server.ts";
+import type { ByteLink } from "../src/wire/byte_link.ts";
+
+/** Somebody who has got in. */
+export interface Guest {
+  link: ByteLink;
+  /** Where it comes from, for people. */
+  peer: string;
+  /** The address of this host that it has reached; null when there is none (ssh). */
+  reachedHost: string | null;
+  encrypted: boolean;
+}
+
+export interface Door extends Disposable {
+  /** Null when nothing listens. */
+  readonly address: Address | null;
+  /** What the sender needs; null where nothing has to be handed over. */
+  readonly ticket: string | null;
+  /** No further connection can come after the first. */
+  readonly single: boolean;
+  /** The next connection; one at a time may wait for it. */
+  accept(signal: AbortSignal): Promise<Caller>;
+}
+
+/** Somebody at the door. */
+export interface Caller {
+  /** Finds out who it is. Throws why it will not be served; the connection is closed then. */
+  admit(signal: AbortSignal): Promise<Guest>;
+  close(): void;
+}
+
+/** @throws AgentError of kind "usage" or `cannot_listen` */
+export async function openDoor(
+  options: ReceiveOptions,
+  { migrationId, signal }: { migrationId: string | null; signal: AbortSignal },
+): Promise<Door> {
+  if (options.stdio) return new StdioDoor();
+  if (options.insecure) return new PlainDoor(listen(options.listen));
+  const secrets = new SecretBook();
+  if (options.secretFile !== null) {
+    const secret = await readSecretFile(options.secretFile, signal);
+    secrets.add({ secret, migrationId: "", expiresAtMs: Infinity, once: false });
+    const identity = await findIdentity(options, () => makeDerivedCertificate(secret));
+    checkIdentity(identity);
+    return new TlsDoor(listen(options.listen), { identity, secrets, ticket: null });
+  }
+  const expiresAtMs = Date.now() + options.ticketForMs;
+  const secret = makeSecret();
+  secrets.add({ secret, migrationId: migrationId!, expiresAtMs, once: true });
+  const certificate = await makeSessionCertificate({ nowMs: Date.now(), untilMs: expiresAtMs });
+  const identity = await findIdentity(options, () => Promise.resolve(certificate));
+  checkIdentity(identity);
+  const listener = listen(options.listen);
+  try {
+    const ticket = encodeTicket({
+      address: { host: advertisedHost(options), port: listener.address.port },
+      server: options.tls === null
+        ? { kind: "key", publicKey: certificate.publicKey }
+        : { kind: "authority" },
+      secret,
+      expiresAtMs,
+      migrationId: migrationId!,
+    });
+    if (options.ticketFile !== null) await writeTicketFile(options.ticketFile, ticket);
+    return new TlsDoor(listener, { identity, secrets, ticket });
+  } catch (error) {
+    listener.close();
+    throw error;
+  }
+}
+
+class TlsDoor implements Door {
+  readonly single = false;
+  readonly ticket: string | null;
+  readonly #listener: Listener;
+  readonly #identity: TlsIdentity;
+  readonly #secrets: SecretBook;
+  readonly #limits = new AttemptLimits();
+
+  constructor(
+    listener: Listener,
+    options: { identity: TlsIdentity; secrets: SecretBook; ticket: string | null },
+  ) {
+    this.#listener = listener;
+    this.#identity = options.identity;
+    this.#secrets = options.secrets;
+    this.ticket = options.ticket;
+  }
+
+  get address(): Address {
+    return this.#listener.address;
+  }
+
+  async accept(signal: AbortSignal): Promise<Caller> {
+    const conn = await this.#listener.accept(signal);
+    const peer = formatRemote(conn);
+    const reachedHost = conn.localAddr.hostname;
+    const admit = async (signal: AbortSignal) => {
+      const { link } = await acceptSecure(conn, {
+        identity: this.#identity,
+        secrets: this.#secrets,
+        limits: this.#limits,
+        signal,
+      });
+      return { link, peer, reachedHost, encrypted: true };
+    };
+    return { admit, close: () => conn.close() };
+  }
+
+  [Symbol.dispose](): void {
+    this.#listener.close();
+  }
+}
+
+class PlainDoor implements Door {
+  readonly single = false;
+  readonly ticket = null;
+  readonly #listener: Listener;
+
+  constructor(listener: Listener) {
+    this.#listener = listener;
+  }
+
+  get address(): Address {
+    return this.#listener.address;
+  }
+
+  async accept(signal: AbortSignal): Promise<Caller> {
+    const link = await this.#listener.accept(signal);
+    const peer = formatRemote(link);
+    const reachedHost = link.localAddr.hostname;
+    const guest = { link, peer, reachedHost, encrypted: false };
+    return { admit: () => Promise.resolve(guest), close: () => link.close() };
+  }
+
+  [Symbol.dispose](): void {
+    this.#listener.close();
+  }
+}
+
+class StdioDoor implements Door {
+  readonly single = true;
+  readonly address = null;
+  readonly ticket = null;
+
+  accept(): Promise<Caller> {
+    const link = new StdioLink();
+    const guest = { link, peer: "ssh", reachedHost: null, encrypted: true };
+    return Promise.resolve({ admit: () => Promise.resolve(guest), close: () => link.close() });
+  }
+
+  [Symbol.dispose](): void {}
+}
+
+async function findIdentity(
+  { tls }: ReceiveOptions,
+  make: () => ReturnType<typeof makeSessionCertificate>,
+): Promise<TlsIdentity> {
+  if (tls === null) return ownIdentity(await make());
+  try {
+    return operatorIdentity(await Deno.readTextFile(tls.cert), await Deno.readTextFile(tls.key));
+  } catch (cause) {
+    throw new AgentError("cannot_read_tls", `Cannot read the TLS files: ${describeError(cause)}`, {
+      kind: "usage",
+      cause,
+      hint: "see --tls-cert and --tls-key",
+    });
+  }
+}
+
+/** What the ticket calls this host: a wildcard address means nothing to others. */
+function advertisedHost({ advertise, listen: { host } }: ReceiveOptions): string {
+  if (advertise !== null) return advertise;
+  if (host === "0.0.0.0") return getNetworkAddress("IPv4") ?? "127.0.0.1";
+  if (host === "::") return getNetworkAddress("IPv6") ?? "::1";
+  return host;
+}
+
+function formatRemote(conn: Deno.TcpConn): string {
+  const { hostname, port } = conn.remoteAddr;
+  return formatAddress({ host: hostname, port });
+}
