@@ -3,7 +3,7 @@
 
 import { getAvailablePort } from "@std/net";
 import { flushImages } from "../../src/guest/flush.ts";
-import { setNoDelay } from "../../src/guest/no_delay.ts";
+import { setNoDelay } from "../../src/base/no_delay.ts";
 import type { QmpClient } from "../../src/qmp/client.ts";
 import type { EventSubscription } from "../../src/qmp/events.ts";
 import { run } from "../lib/command.ts";
@@ -37,7 +37,11 @@ export async function moveByQmp(
 
   const ramPath = scene.site.file("limit-ram");
   const port = await openDestination(destination, { disk: scene.targetDisk, ramPath, signal });
-  await setNoDelay(Number(await Deno.readTextFile(pidFile)), port);
+  await setNoDelay({
+    pid: Number(await Deno.readTextFile(pidFile)),
+    localPort: port,
+    remotePort: null,
+  });
   const inOrder = commands(source, signal);
   await Promise.all([
     inOrder("migrate-set-capabilities", {

@@ -51,7 +51,7 @@ async function moveByAgents(
   const receiver = await site.receive(receive, signal);
   stopwatch.begin();
   const sender = site.start([
-    ...["send", "-q", "--to", receiver.address, "--qmp", source.qmpPath, "--nbd", way],
+    ...["send", "-q", ...receiver.reach, "--qmp", source.qmpPath, "--nbd", way],
     // The source stays, so that the disks can be compared.
     ...["--source-after", "paused"],
   ], signal);

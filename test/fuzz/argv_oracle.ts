@@ -40,6 +40,9 @@ const HOST_DEVICES =
   /^(vfio|x-pci-proxy|kvm-pci|pci-assign|usb-host|usb-redir|u2f|ccid-card|canokey|scsi-block|scsi-generic|virtio-input-host|vhost|virtio-9p|usb-mtp|ivshmem|pvrdma|virtio-crypto|loader|guest-loader)/;
 const OBJECTS =
   /^(memory-backend-(ram|memfd|file)|iothread|main-loop|thread-context|throttle-group|rng-builtin|rng-random|can-bus)$/;
+/** What says nothing about where an image lies; with `file.` before it as well. */
+const DRIVE_KEYS =
+  /^(file|format|id|if|index|bus|unit|media|[wr]error|cache|cache\.(writeback|direct|no-flush)|aio|aio-max-batch|copy-on-read|readonly|read-only|auto-read-only|force-share|group|stats-account-\w+|snapshot|throttling\..*|(iops|bps).*|node-name|detect-zeroes|discard|locking|lazy-refcounts|pass-discard-.*|discard-no-unref|.*cache-(entry-)?size|cache-clean-interval|overlap-check(\..*)?|size|offset)$/;
 /** Device properties that are the guest's text. */
 const DEVICE_TEXTS = words(
   "serial model product vendor ver device_id name nqn subnqn uuid osk hba_serial bus label",
@@ -103,7 +106,7 @@ class OptionCheck {
       case "mem-path":
         return this.#writable(this.#value);
       case "global":
-        return this.#properties([{ key: this.#value.split(/[.=]/)[1] ?? "", value: this.#value }]);
+        return this.#global();
       case "device":
         return this.#device();
       case "object":
@@ -181,13 +184,13 @@ class OptionCheck {
       if (key === "type") this.#demand(/^(pc-|isapc$|microvm$)/.test(value), "another machine");
       else if (/^(kernel|initrd|dtb|shim)$/.test(key)) this.#readable(value);
       else if (/^(firmware|boot\.splash)$/.test(key)) this.#firmware(value);
-      else {
-        // Any other part that holds a path would be one that nobody has looked at.
-        const isText = /^(append|x-oem.*|memory-backend|accel|default-bus.*)$/.test(key);
-        this.#demand(!value.includes("/") || isText || key.includes("."), `a path in '${key}'`);
-      }
       this.#demand(!/dumpdtb|memory-encryption|sgx|confidential/.test(key), `has '${key}'`);
     }
+  }
+
+  #global(): void {
+    const [, key = "", value = ""] = /^[^.=]*\.([^=]*)=([^]*)$/.exec(this.#value) ?? [];
+    this.#properties([{ key, value }]);
   }
 
   #device(): void {
@@ -218,7 +221,9 @@ class OptionCheck {
     for (const { key, value } of pairs) {
       if (key === "mem-path") this.#writable(value);
       else if (key === "filename") this.#demand(RANDOM.has(value), `reads '${value}'`);
-      else this.#demand(key === "id" || !value.includes("/"), `a path in '${key}'`);
+      else if (key !== "x-use-canonical-path-for-ramblock-id") {
+        this.#demand(!/file|path|url|sock|cred|secret/.test(key), `has '${key}'`);
+      }
     }
   }
 
@@ -227,10 +232,7 @@ class OptionCheck {
     const last = (name: string) => pairs.findLast(({ key }) => key === name)?.value;
     const file = last("file");
     for (const { key, value } of pairs) {
-      this.#demand(key !== "driver" && !/(^|\.)(driver|filename)$/.test(key), `has '${key}'`);
-      this.#demand(!/backing|data-file|encrypt|server|url|host/.test(key), `has '${key}'`);
-      const isText = key === "id" || key === "file" || key.endsWith("node-name") || key === "group";
-      this.#demand(isText || !value.includes("/"), `a path in '${key}'`);
+      this.#demand(DRIVE_KEYS.test(key.replace(/^file\./, "")), `has '${key}'`);
       if (key === "snapshot") this.#demand(value === "off", "a temporary file");
     }
     if (file === undefined) return;
@@ -248,7 +250,7 @@ class OptionCheck {
   #blockdev(): void {
     const pairs = this.#pairs("driver");
     const values = new Map(pairs.map(({ key, value }) => [key, value]));
-    for (const { key, value } of pairs) {
+    for (const [key, value] of values) { // of several, the last counts
       const name = key.slice(key.lastIndexOf(".") + 1);
       const layer = key.slice(0, key.length - name.length);
       if (name === "driver") {

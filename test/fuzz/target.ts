@@ -31,7 +31,7 @@ export type Ending = "value" | "refused";
 /** Longer than this takes no single input that the limits let through, on a busy machine. */
 export const CASE_LIMIT_MS = 3000;
 /** Beyond what an error may quote. */
-const MAX_MESSAGE_LENGTH = 12_000;
+const MAX_TEXT_LENGTH = 12_000;
 const UNPRINTABLE = /\p{Cc}/u;
 
 /** Runs one case. Throws what shows a defect. */
@@ -59,9 +59,12 @@ function judge(error: unknown): Ending {
   if (!(error instanceof AgentError)) throw error;
   const { code, kind, message, hint = "" } = error;
   holds(kind !== "internal", () => `${code}, a defect of the program: ${message}`);
-  for (const text of [message, hint]) {
-    holds(!UNPRINTABLE.test(text), () => `${code} passes control characters on`);
-    holds(text.length < MAX_MESSAGE_LENGTH, () => `${code} with a text of ${text.length}`);
-  }
+  for (const text of [message, hint]) checkProse(text, code);
   return "refused";
+}
+
+/** A text that people will see: the peer must not play tricks on their terminal with it. */
+export function checkProse(text: string, what: string): void {
+  holds(!UNPRINTABLE.test(text), () => `${what} passes control characters on`);
+  holds(text.length < MAX_TEXT_LENGTH, () => `${what} is a text of ${text.length}`);
 }

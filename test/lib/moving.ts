@@ -179,7 +179,7 @@ export async function startMove(
   // An arrived guest has but one QMP socket, and that serves one client at a time.
   if (!(source instanceof TestVm)) await source.qmp.close();
   const ready = receiver ?? await site.receive(receive, signal);
-  const args = ["send", "--to", ready.address, "--qmp", source.qmpPath, ...send];
+  const args = ["send", ...ready.reach, "--qmp", source.qmpPath, ...send];
   return { sender: site.start(args, signal), receiver: ready, since };
 }
 

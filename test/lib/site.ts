@@ -12,9 +12,10 @@ const LOOK_MS = 20;
 /** A receiver that listens. */
 export interface Receiver {
   agent: Agent;
-  /** For the sender's --to. */
   address: string;
   port: number;
+  /** The sender's options by which it reaches this receiver. */
+  reach: string[];
 }
 
 export class TestSite implements AsyncDisposable {
@@ -35,7 +36,14 @@ export class TestSite implements AsyncDisposable {
   static async create(): Promise<TestSite> {
     const site = new TestSite(await TempDir.create());
     for (const folder of [site.disks, site.run, site.tmp]) await Deno.mkdir(folder);
+    const secret = crypto.getRandomValues(new Uint8Array(32));
+    await Deno.writeFile(site.#secretFile, secret, { mode: 0o600 });
     return site;
+  }
+
+  /** What agents here and their senders prove to know. */
+  get #secretFile(): string {
+    return this.#temp.file("secret");
   }
 
   /** The path of `name` on this host, beside its disks. */
@@ -48,9 +56,14 @@ export class TestSite implements AsyncDisposable {
     const places = args.includes("--disk-dir") || args.includes("--adopt-qmp")
       ? []
       : ["--disk-dir", this.disks];
-    const agent = this.start(["receive", "--run-dir", this.run, ...places, ...args], signal);
+    const proof = args.includes("--insecure")
+      ? ["--insecure"]
+      : ["--secret-file", this.#secretFile];
+    const receive = ["receive", "--run-dir", this.run, ...places, ...args];
+    const agent = this.start([...receive, ...proof.filter((word) => !args.includes(word))], signal);
     const { host, port } = await agent.waitFor("listening");
-    return { agent, address: `${host}:${port}`, port };
+    const address = `${host}:${port}`;
+    return { agent, address, port, reach: ["--to", address, ...proof] };
   }
 
   /** Starts an agent that is ended with this host at the latest. */

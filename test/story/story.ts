@@ -150,7 +150,7 @@ class Story {
     const migration = this.#makeMigration("source");
     const sender = await send({
       command: "send",
-      to: { host: "127.0.0.1", port: tap.port },
+      connection: { by: "insecure", to: { host: "127.0.0.1", port: tap.port } },
       qmp: source.qmpPath,
       qemuPid: child.pid,
       copyStorage: true,
@@ -162,7 +162,6 @@ class Story {
       autoConverge: false,
       timeoutMs: null,
       sourceAfter: "quit",
-      insecure: false,
       nbd: "direct",
       insecureNbd: true,
       json: false,
@@ -190,7 +189,7 @@ class Story {
   async #receive(host: FakeHost): Promise<AccountEvent | null> {
     const link = await this.#tap.accept();
     if (!link) return null;
-    return await receive(link, {
+    return await receive({ link, peer: "story", reachedHost: "127.0.0.1", encrypted: false }, {
       claim: () => "story",
       host,
       nbd: { host: "127.0.0.1", ports: null },

@@ -125,7 +125,7 @@ Deno.test("a connection that says nothing is no migration, and is closed once", 
     emit: () => {},
   });
   const account = receive(
-    Object.assign(near, { remoteAddr: { transport: "tcp", hostname: "::1", port: 1 } as const }),
+    { link: near, peer: "nobody", reachedHost: "::1", encrypted: false },
     {
       claim: () => {
         throw new AgentError("unexpected", "No migration was asked for");

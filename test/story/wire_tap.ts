@@ -38,7 +38,7 @@ export class WireTap implements Disposable {
   }
 
   /** The receiver's end of the connection that a sender makes; null when none comes before `close`. */
-  async accept(): Promise<(ByteLink & { remoteAddr: Deno.NetAddr }) | null> {
+  async accept(): Promise<ByteLink | null> {
     let sender: Deno.TcpConn;
     try {
       sender = this.#sender = await this.#listener.accept();
@@ -50,7 +50,7 @@ export class WireTap implements Disposable {
     const [near, far] = MemoryLink.pair();
     this.#receiver = far;
     this.#passAll(sender, far);
-    return Object.assign(near, { remoteAddr: sender.remoteAddr });
+    return near;
   }
 
   /** Both agents lose the connection at once. */

@@ -56,8 +56,10 @@ export class Destination {
     return this.settings.policy;
   }
 
+  /** `text` may hold what the peer wrote: it is cleaned and cut. */
   warn(text: string): void {
-    if (!this.warnings.includes(text)) this.warnings.push(text);
+    const clean = quote(text, 500).slice(1, -1);
+    if (!this.warnings.includes(clean)) this.warnings.push(clean);
   }
 
   /** The file here that a source path stands for, which QEMU will read. */

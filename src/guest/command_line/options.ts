@@ -129,8 +129,9 @@ function refuseText(text: string, why: string, hint?: string): never {
     {
       kind: "refused",
       side: "destination",
-      hint: hint ??
-        "start the destination's QEMU yourself (receive --adopt-qmp or --launch-command)",
+      hint: hint === undefined
+        ? "start the destination's QEMU yourself (receive --adopt-qmp or --launch-command)"
+        : quote(hint, 1000).slice(1, -1), // it may name what the peer wrote
     },
   );
 }

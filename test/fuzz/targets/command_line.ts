@@ -8,7 +8,7 @@ import { type Bounds, checkArgv } from "../argv_oracle.ts";
 import { PARAMS } from "../corpus.ts";
 import { mutateText } from "../mutate_json.ts";
 import type { Random } from "../random.ts";
-import { holds, type Target } from "../target.ts";
+import { checkProse, holds, type Target } from "../target.ts";
 import { makeJson, mutateArgument } from "./keyval.ts";
 
 interface Input {
@@ -84,7 +84,8 @@ export const COMMAND_LINE_TARGET: Target<Input> = {
       JSON.stringify({ ...base, machine, disks, qemu: { ...base.qemu, argv } }),
     );
     const settings = makeSettings(params, allowVnc);
-    const { argv: result } = rewriteCommandLine(params, settings);
+    const { argv: result, warnings } = rewriteCommandLine(params, settings);
+    for (const warning of warnings) checkProse(warning, "a warning");
     checkArgv(result, makeBounds(params, settings));
     const again = toArgv(parseOptions(result));
     const [before, after] = [result, again].map((argv) => argv.join("\n"));

@@ -144,6 +144,7 @@ Deno.test("what opens something of the host, or is not known, is refused with a 
     ["-netdev tap,id=n0,script=no,downscript=no,helper=/x", "'helper'"],
     ["-netdev bridge,id=n0", "'br0'"],
     ["-netdev bridge,id=n0,br=br7,helper=/x", "'helper'"],
+    ["-netdev tap,id=n0,br=br7", "runs a program of this host (QEMU's default script)"],
     ["-netdev user,id=n,hostfwd=tcp::1-:1", "opens a port"],
     ["-netdev user,id=n,guestfwd=tcp:1.2.3.4:1-cmd:sh", "guestfwd"],
     ["-netdev user,id=n,smb=/", "smb"],
@@ -403,8 +404,9 @@ Deno.test("disks: -blockdev", () => {
     change([...chain.flat(), ...cases[0]![0]], { disks: [shared] }),
     [
       ...["-blockdev", "driver=file,node-name=p,filename=/dst/d,aio=native,cache.direct=on"],
-      ...["-blockdev", '{"driver":"host_device","node-name":"bp","filename":"/dst/b"}'],
-      ...["-blockdev", "driver=qcow2,node-name=b,file=bp"],
+      ...["-blockdev"],
+      '{"driver":"host_device","node-name":"bp","filename":"/dst/b","read-only":true}',
+      ...["-blockdev", "driver=qcow2,node-name=b,file=bp,read-only=on"],
       ...cases[0]![0],
     ],
   );
@@ -430,7 +432,7 @@ Deno.test("disks: removable -blockdev drives follow their medium", () => {
   );
   assertEquals(
     change(argv, { disks: [{ ...drive, node_name: "#block9", action: "present" }] }),
-    argv.map((word) => word.replace("=/x", "=/dst/cd")),
+    argv.map((word) => word.replace("=/x", "=/dst/cd,file.read-only=on")),
   );
   assertEquals(
     change(words("-device ide-cd,id=cd"), {
