@@ -76,8 +76,9 @@ Deno.test({
       await assertGoesOn(vm.monitor, { since, signal });
     });
 
-    await t.step("not allowed to be insecure: nothing is started", async () => {
-      expectFailure(await site.play({ left: { migrate_insecure: false }, signal }), "--insecure");
+    await t.step("the receiver cannot start: its reason is shown", async () => {
+      const right = { migrate_receive_options: ["--nbd-ports", "many"] };
+      expectFailure(await site.play({ right, signal }), "right cannot receive: ");
       await site.assertNothingAt("right");
     });
 
@@ -162,18 +163,18 @@ class Site implements AsyncDisposable {
     ], { netns: this.hosts.net.left.netns, signal });
   }
 
-  /** Moves the guest from `from` to the other host; `left` adds to the left host's variables. */
+  /** Moves the guest from `from` to the other host; `left` and `right` add to the hosts' variables. */
   async play(
-    options: { from?: HostName; left?: HostVars; signal: AbortSignal },
+    options: { from?: HostName; left?: HostVars; right?: HostVars; signal: AbortSignal },
   ): Promise<CommandOutput> {
-    const { from = "left", left, signal } = options;
+    const { from = "left", left, right, signal } = options;
     await this.hosts.describe({
       left: {
         ...this.#varsOf("left"),
         ...(from === "left" ? { migrate_qmp: this.#vm!.qmpPath } : {}),
         ...left,
       },
-      right: this.#varsOf("right"),
+      right: { ...this.#varsOf("right"), ...right },
     });
     const destination = from === "left" ? "right" : "left";
     const vars = { guest: "vm1", source: from, destination };
@@ -222,7 +223,6 @@ class Site implements AsyncDisposable {
   #varsOf(host: HostName): HostVars {
     return {
       migrate_agent: this.hosts.file("migrate-agent"),
-      migrate_insecure: true,
       migrate_run_dir: this.hosts.file(`${host}/run`),
       migrate_disk_dir: this.hosts.file(`${host}/disks`),
     };
@@ -236,6 +236,7 @@ function expectSuccess(
 ): string {
   assertEquals({ code, stderr }, { code: 0, stderr: "" }, stdout);
   assertMatch(stdout, new RegExp(`^${host} +: .*changed=${changes} .*failed=0`, "m"));
+  assert(!stdout.includes("mat1_"), "a ticket is shown");
   return stdout;
 }
 

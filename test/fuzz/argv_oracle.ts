@@ -33,6 +33,7 @@ const FORMATS = words("raw qcow2 qcow qed vdi vmdk vpc vhdx parallels");
 const NODE_DRIVERS = new Set([...FORMATS, ..."throttle copy-on-read file host_device".split(" ")]);
 const SHARED_PROTOCOLS = words("host_cdrom");
 const CHARDEVS = words("null ringbuf memory vc msmouse wctablet pty socket file");
+const CHARDEV_KEYS = /^(backend|id|mux|logappend|append|size|width|height|cols|rows|server|wait)$/;
 const NETDEVS = words("user tap bridge hubport nic none");
 const NET_DANGERS =
   /^(helper|smb|smbserver|tftp|guestfwd|hostfwd|fds?|vhostfds?|path|listen|connect|mcast|udp|local.*|remote.*|server)(\.|$)/;
@@ -261,9 +262,9 @@ class OptionCheck {
         const isReadOnly = [layer, above].some((at) => values.get(`${at}read-only`) === "on");
         this.#image(value, isReadOnly);
       } else {
-        const isName = /^(node-name|file|backing|throttle-group|id)$/.test(name);
-        this.#demand(isName || !value.includes("/"), `a path in '${key}'`);
-        this.#demand(!/^(config|server|host|url|key-secret|x-.*)$/.test(name), `has '${key}'`);
+        const own = key.replace(/^((file|backing)\.)*/, "");
+        const isKnown = DRIVE_KEYS.test(own) || /^(backing|throttle-group)$/.test(own);
+        this.#demand(isKnown, `has '${key}'`);
       }
     }
   }
@@ -274,8 +275,7 @@ class OptionCheck {
     this.#demand(CHARDEVS.has(backend), `a character device '${backend}'`);
     for (const { key, value } of pairs) {
       if (key === "path" || key === "logfile") this.#writable(value);
-      else this.#demand(key === "id" || !value.includes("/"), `a path in '${key}'`);
-      this.#demand(!/^(host|port|fd|to|telnet|websocket|tls-.*)$/.test(key), `has '${key}'`);
+      else this.#demand(CHARDEV_KEYS.test(key), `has '${key}'`);
     }
     if (backend !== "socket") return;
     const isOn = (name: string) =>

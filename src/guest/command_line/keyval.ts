@@ -178,6 +178,8 @@ const parseWithSource = JSON.parse as (text: string, reviver: Reviver) => Json;
 function readJson(text: string): Json {
   try {
     return parseWithSource(text, (_key, value, context) => {
+      // 1e999: it could only be written back as something else.
+      if (value === Infinity || value === -Infinity) throw new RangeError("too large a number");
       const isExact = typeof value !== "number" || Number.isSafeInteger(value) ||
         !/^-?\d+$/.test(context.source ?? "");
       return isExact ? value : BigInt(context.source!);
