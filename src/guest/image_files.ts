@@ -152,15 +152,27 @@ export async function statOrNull(path: string): Promise<Deno.FileInfo | null> {
   }
 }
 
-/** The path without symbolic links; null when nothing is there. */
+/**
+ * The path without symbolic links; null when nothing is there.
+ * @throws AgentError `path_refused` for a link that leads nowhere (whoever creates the file would
+ * follow it), and for what the system cannot look up (too long, a circle of links)
+ */
 export function realPathOrNull(path: string): string | null {
   try {
     return Deno.realPathSync(path);
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) {
-      return null;
-    }
-    throw error;
+    const isAbsent = error instanceof Deno.errors.NotFound ||
+      error instanceof Deno.errors.NotADirectory;
+    if (isAbsent && !isLink(path)) return null;
+    throw refusal("path_refused", `Cannot use the path ${quote(path)}: ${describeError(error)}`);
+  }
+}
+
+function isLink(path: string): boolean {
+  try {
+    return Deno.lstatSync(path).isSymlink;
+  } catch {
+    return false; // nothing there at all
   }
 }
 

@@ -127,6 +127,8 @@ async function daemonize(
   const { argv, pidFile, onEffect, signal } = options;
   const starter = new Deno.Command(binary, {
     args: argv,
+    // QEMU looks for firmware and ROMs in its working folder first: not in the receiver's.
+    cwd: "/",
     stdin: "null",
     stdout: "null",
     stderr: "piped",

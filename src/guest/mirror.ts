@@ -74,11 +74,7 @@ export class MirrorSet implements Disposable {
 
   /** Connects to every export and starts every job. Undo with `abandon`, also after an error. */
   async start(signal: AbortSignal): Promise<void> {
-    const starts = this.#mirrors.map((mirror) => this.#startOne(mirror, signal));
-    const failed = (await Promise.allSettled(starts)).find((result) =>
-      result.status === "rejected"
-    );
-    if (failed) throw failed.reason;
+    await waitForAll(this.#mirrors.map((mirror) => this.#startOne(mirror, signal)));
   }
 
   /**
@@ -168,7 +164,7 @@ export class MirrorSet implements Disposable {
       mirror.copiedBytes = mirror.totalBytes = Number(data.offset);
       ending.delete(mirror);
     }
-    for (const mirror of this.#mirrors) await this.#remove(mirror, signal);
+    await waitForAll(this.#mirrors.map((mirror) => this.#remove(mirror, signal)));
   }
 
   /** Once ready: mirrors every write before the guest sees it done, so that little is left at the stop. */
@@ -200,10 +196,7 @@ export class MirrorSet implements Disposable {
     const signal = AbortSignal.timeout(ABANDON_TIMEOUT_MS);
     const cut = this.cutOff(signal);
     const ends = this.#mirrors.map((mirror) => this.#abandonOne(mirror, signal));
-    const failed = (await Promise.allSettled([cut, ...ends])).find((result) =>
-      result.status === "rejected"
-    );
-    if (failed) throw failed.reason;
+    await waitForAll([cut, ...ends]);
   }
 
   [Symbol.dispose](): void {
@@ -306,4 +299,10 @@ export class MirrorSet implements Disposable {
       if (!signal.aborted && !this.#qmp.ended.aborted) throw error;
     }
   }
+}
+
+/** Throws the first failure, once nothing goes on any more. */
+async function waitForAll(works: Promise<void>[]): Promise<void> {
+  const failed = (await Promise.allSettled(works)).find((result) => result.status === "rejected");
+  if (failed) throw failed.reason;
 }

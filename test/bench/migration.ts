@@ -1,6 +1,6 @@
 // A whole migration by this program against the limit (limit.ts), in one run, by turns:
 //
-//   deno run -A test/bench/migration.ts [--rounds N] [--case NAME] [--ways limit,direct,tunnel]
+//   deno run -A test/bench/migration.ts [--rounds N] [--case NAME] [--ways limit,insecure,direct,tunnel]
 //
 // The program is the executable that MIGRATE_AGENT names, else agents/main.ts. Everything lies in
 // TMPDIR: a folder in memory (/dev/shm) leaves the machine's disk out of it.
@@ -13,7 +13,8 @@ import { moveByQmp } from "./limit.ts";
 import { type BenchCase, makeTemplate, Scene } from "./scene.ts";
 import { Stopwatch, type Times } from "./stopwatch.ts";
 
-const WAYS = ["limit", "direct", "tunnel"] as const;
+/** QMP alone; the program unencrypted as that is; by default (TLS); with the disk in the same connection. */
+const WAYS = ["limit", "insecure", "direct", "tunnel"] as const;
 type Way = (typeof WAYS)[number];
 
 /** Processor seconds of both agents with what they start to check; 0 for the limit, which has none. */
@@ -48,12 +49,13 @@ async function moveByAgents(
   const { site, source } = scene;
   const opened = scene.openDestination(signal).then(stopwatch.follow);
   const receive = ["--listen", "127.0.0.1:0", "--qemu", scene.qemu];
+  if (way === "insecure") receive.push("--insecure");
   const receiver = await site.receive(receive, signal);
   stopwatch.begin();
   const sender = site.start([
-    ...["send", "-q", ...receiver.reach, "--qmp", source.qmpPath, "--nbd", way],
-    // The source stays, so that the disks can be compared.
-    ...["--source-after", "paused"],
+    ...["send", "-q", ...receiver.reach, "--qmp", source.qmpPath],
+    ...(way === "tunnel" ? ["--nbd", "tunnel"] : []),
+    ...["--source-after", "paused"], // its processor seconds are not the agents'
   ], signal);
   await Promise.all([sender.expectEnd(0), receiver.agent.expectEnd(0), opened]);
 }

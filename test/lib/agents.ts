@@ -5,7 +5,7 @@
 import * as v from "valibot";
 import { TextLineStream } from "@std/streams/text-line-stream";
 import { abortable } from "../../src/base/deadline.ts";
-import { LineSchema } from "../../src/cli/event_schema.ts";
+import { LineSchema } from "./event_schema.ts";
 
 export type Line = v.InferOutput<typeof LineSchema>;
 export type LineOf<T extends Line["type"]> = Extract<Line, { type: T }>;

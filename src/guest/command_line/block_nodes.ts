@@ -202,7 +202,7 @@ function replaceProtocol(layer: Layer, image: Image): void {
 
 function setReadOnly({ option, prefix }: Layer): void {
   const key = `${prefix}read-only`;
-  if (!option.args!.isOn(key)) option.args!.setFlag(key, true);
+  if (option.args!.get(key) !== "on") option.args!.setFlag(key, true);
 }
 
 /** Keeps the layer's own keys by their fate; those of the layers `below` are not this layer's. */

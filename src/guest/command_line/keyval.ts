@@ -177,7 +177,11 @@ const parseWithSource = JSON.parse as (text: string, reviver: Reviver) => Json;
 
 function readJson(text: string): Json {
   try {
-    return parseWithSource(text, (_key, value, context) => {
+    return parseWithSource(text, (key, value, context) => {
+      // Escaped, it passes every check of the text, and no argument can hold it.
+      if (key.includes("\0") || (typeof value === "string" && value.includes("\0"))) {
+        throw new RangeError("a zero byte");
+      }
       // 1e999: it could only be written back as something else.
       if (value === Infinity || value === -Infinity) throw new RangeError("too large a number");
       const isExact = typeof value !== "number" || Number.isSafeInteger(value) ||

@@ -11,7 +11,7 @@ import {
   LINE_SCHEMAS,
   LineSchema,
   PART_SCHEMAS,
-} from "../../../src/cli/event_schema.ts";
+} from "../../lib/event_schema.ts";
 import { EXIT_CODES } from "../../../src/cli/exit_codes.ts";
 
 const DOCS = Deno.readTextFileSync(new URL("../../../docs/output.md", import.meta.url));

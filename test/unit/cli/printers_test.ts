@@ -6,7 +6,7 @@ import { AgentError } from "../../../src/base/errors.ts";
 import { accountText } from "../../../src/cli/account_text.ts";
 import { accountOfError } from "../../../src/migration/account.ts";
 import { errorText } from "../../../src/cli/error_text.ts";
-import { LineSchema } from "../../../src/cli/event_schema.ts";
+import { LineSchema } from "../../lib/event_schema.ts";
 import { JsonPrinter } from "../../../src/cli/json_printer.ts";
 import { type Outputs, QueuedOutputs } from "../../../src/cli/output.ts";
 import { barText, TerminalPrinter } from "../../../src/cli/terminal_printer.ts";

@@ -129,7 +129,7 @@ Deno.test("finish: cancelled without force, never completed; dismissed, then the
   await mirrors.finish(never);
   assertEquals(link.names, [
     ...["block-job-cancel", "block-job-cancel"],
-    ...["job-dismiss", "blockdev-del", "job-dismiss", "blockdev-del"],
+    ...["job-dismiss", "job-dismiss", "blockdev-del", "blockdev-del"],
   ]);
   assert(argsOf(link, "block-job-cancel").every(({ force }) => force !== true));
 });

@@ -3,9 +3,14 @@
 // to an event and not here, or here and not there, does not compile.
 
 import * as v from "valibot";
-import { ERROR_KINDS, type Side } from "../base/errors.ts";
-import type { DiskAccount, ErrorAccount, EventBody, EventHead } from "../migration/events.ts";
-import type { ErrorLine } from "./json_printer.ts";
+import { ERROR_KINDS, type Side } from "../../src/base/errors.ts";
+import type {
+  DiskAccount,
+  ErrorAccount,
+  EventBody,
+  EventHead,
+} from "../../src/migration/events.ts";
+import type { ErrorLine } from "../../src/cli/json_printer.ts";
 
 const side = v.picklist(["source", "destination"]);
 const phase = v.picklist([
