@@ -88,6 +88,13 @@ need_test_tools() {
     sshd:openssh-server ssh:openssh-client jq:jq zsh:zsh openssl:openssl
 }
 
+# A second, newer QEMU for the tests between versions; named by QEMU_NEWER if there is one already.
+need_newer_qemu() {
+  [ -z "${QEMU_NEWER:-}" ] || return 0
+  "$ROOT/scripts/newer-qemu" "$TOOLS/newer-qemu" || return 0 # the tests say what they lack
+  export QEMU_NEWER=$TOOLS/newer-qemu/qemu-system-x86_64
+}
+
 # Builds dist/migrate-agent unless it is newer than everything that it is made of.
 build_if_needed() {
   local built=$ROOT/dist/migrate-agent newer

@@ -65,7 +65,8 @@ export class LaunchHost implements DestinationHost {
     await makeGuestFolder(folder);
     await makeTargets(plan.targets, { onEffect, signal });
     const { argv } = this.#rewrite(params, plan.targets);
-    await daemonize(plan.binary!, { argv, pidFile: folder.pidFile, onEffect, signal });
+    const { path: cwd, pidFile } = folder;
+    await daemonize(plan.binary!, { argv, pidFile, cwd, onEffect, signal });
     const pid = await readPidFile(folder.pidFile);
     if (pid === null) {
       throw new AgentError("qemu_not_started", "QEMU ended right after its start");
@@ -122,13 +123,19 @@ function refuseHotPlugged(params: GuestParams): void {
  */
 async function daemonize(
   binary: string,
-  options: { argv: string[]; pidFile: string; onEffect: RegisterUndo; signal: AbortSignal },
+  options: {
+    argv: string[];
+    pidFile: string;
+    cwd: string;
+    onEffect: RegisterUndo;
+    signal: AbortSignal;
+  },
 ): Promise<void> {
-  const { argv, pidFile, onEffect, signal } = options;
+  const { argv, pidFile, cwd, onEffect, signal } = options;
   const starter = new Deno.Command(binary, {
     args: argv,
-    // QEMU looks for firmware and ROMs in its working folder first: not in the receiver's.
-    cwd: "/",
+    // QEMU looks for firmware and ROMs in its working folder first: never in the receiver's.
+    cwd,
     stdin: "null",
     stdout: "null",
     stderr: "piped",

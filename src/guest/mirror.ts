@@ -224,7 +224,9 @@ export class MirrorSet implements Disposable {
       sync: "full",
       "auto-dismiss": false,
       granularity: GRANULARITY_BYTES,
-      ...(speedBytesPerS > 0 ? { speed: speedBytesPerS } : {}),
+      ...(speedBytesPerS > 0
+        ? { speed: speedBytesPerS, "buf-size": bufferBytes(speedBytesPerS) }
+        : {}),
     });
     mirror.has.job = true;
     signal.throwIfAborted();
@@ -305,4 +307,9 @@ export class MirrorSet implements Disposable {
 async function waitForAll(works: Promise<void>[]): Promise<void> {
   const failed = (await Promise.allSettled(works)).find((result) => result.status === "rejected");
   if (failed) throw failed.reason;
+}
+
+/** QEMU copies a whole buffer (16 MiB) before it looks at the limit again: a tenth of a second's worth. */
+function bufferBytes(speedBytesPerS: number): number {
+  return Math.floor(Math.min(2 ** 24, Math.max(2 ** 20, speedBytesPerS / 10)));
 }

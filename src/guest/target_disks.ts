@@ -1,7 +1,7 @@
 // The destination's disks: which path each gets, and whether it may be made or opened there. Changes
 // nothing.
 
-import { quote } from "../base/errors.ts";
+import { type AgentError, quote } from "../base/errors.ts";
 import { checkPathInside, QEMU_DATA_FOLDERS } from "./command_line/policy.ts";
 import type { TargetDisk } from "./destination.ts";
 import { isNamed } from "./disks.ts";
@@ -133,6 +133,10 @@ function refuseOutside(
   // A flash chip's firmware comes from QEMU's own data on either host.
   const readable = disk.action === "present" ? [...folders, ...QEMU_DATA_FOLDERS] : folders;
   if (checkPathInside(path, readable, { realPath: realPathOrNull }) !== null) return path;
+  const missing = folders.find((folder) =>
+    path.startsWith(folder + "/") && realPathOrNull(folder) === null
+  );
+  if (missing !== undefined) throw noSuchFolder(path, missing);
   throw refusal(
     "disk_outside_folders",
     `Disk ${quote(disk.name)} would be ${quote(path)}, outside the folders allowed here ` +
@@ -170,25 +174,29 @@ function refuseSharedTargets(targets: readonly TargetDisk[]): void {
 
 /** Compares what the sources occupy with what is free, per file system. */
 async function refuseFullDisk(targets: readonly TargetDisk[]): Promise<void> {
-  const needs = new Map<string, number>();
+  const needs = new Map<number, { folder: string; bytes: number }>();
   for (const { disk, path, create } of targets) {
     if (!create || path === null) continue;
     const folder = path.slice(0, path.lastIndexOf("/")) || "/";
-    if (!(await statOrNull(folder))?.isDirectory) {
-      throw refusal(
-        "no_such_folder",
-        `Cannot create target disk ${quote(path)}: no folder ${quote(folder)}`,
-        "make the folder first",
-      );
-    }
-    needs.set(folder, (needs.get(folder) ?? 0) + disk.allocated_bytes);
+    const info = await statOrNull(folder);
+    if (!info?.isDirectory) throw noSuchFolder(path, folder);
+    const before = needs.get(info.dev)?.bytes ?? 0;
+    needs.set(info.dev, { folder, bytes: before + disk.allocated_bytes });
   }
-  for (const [folder, needed] of needs) {
+  for (const { folder, bytes } of needs.values()) {
     const free = await freeBytes(folder);
-    if (free >= needed) continue;
+    if (free >= bytes) continue;
     throw refusal(
       "disk_full",
-      `Not enough room in ${quote(folder)}: ${needed} bytes needed, ${free} free`,
+      `Not enough room in ${quote(folder)}: ${bytes} bytes needed, ${free} free`,
     );
   }
+}
+
+function noSuchFolder(path: string, folder: string): AgentError {
+  return refusal(
+    "no_such_folder",
+    `Cannot create target disk ${quote(path)}: no folder ${quote(folder)}`,
+    "make the folder first",
+  );
 }

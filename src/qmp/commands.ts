@@ -113,6 +113,7 @@ export interface QmpCommands {
       "auto-finalize"?: boolean;
       granularity?: number;
       speed?: number;
+      "buf-size"?: number;
       "filter-node-name"?: string;
     };
     result: None;

@@ -3,7 +3,7 @@
 
 /**
  * Spread into a `Deno.test` definition: `...requires("qemu-system-x86_64", "root")`. Each name is a
- * program on PATH; "root" means to run as root.
+ * program on PATH or a path; "root" means to run as root.
  * @throws Error on CI when something is missing
  */
 export function requires(...names: string[]): { ignore: boolean } {
@@ -26,6 +26,7 @@ export function agentExecutable(): string {
 
 function isThere(name: string): boolean {
   if (name === "root") return Deno.uid() === 0;
+  if (name.startsWith("/")) return isExecutable(name);
   return (Deno.env.get("PATH") ?? "").split(":").some((folder) =>
     isExecutable(`${folder}/${name}`)
   );
