@@ -3,6 +3,7 @@
 import { AgentError, quote } from "../base/errors.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import { describeDisks } from "./disks.ts";
+import { queryMachine } from "./machine_state.ts";
 import type { Disk, GuestParams } from "./params.ts";
 
 /**
@@ -15,32 +16,24 @@ export async function checkFits(
   options: { params: GuestParams; resolvePath: (path: string) => string; signal: AbortSignal },
 ): Promise<Map<string, Disk>> {
   const { params, signal } = options;
-  const [status, target, cpus, memory, type, blocks, nodes] = await Promise.all([
-    qmp.execute("query-status", {}, { signal }),
-    qmp.execute("query-target", {}, { signal }),
-    qmp.execute("query-cpus-fast", {}, { signal }),
-    qmp.execute("query-memory-size-summary", {}, { signal }),
-    qmp.execute("qom-get", { path: "/machine", property: "type" }, { signal }),
-    qmp.execute("query-block", {}, { signal }),
-    qmp.execute("query-named-block-nodes", { flat: true }, { signal }),
-  ]);
+  const { status, arch, machine, vcpus, memoryBytes, blocks, nodes } = await queryMachine(
+    qmp,
+    signal,
+  );
   if (status.status !== "inmigrate") {
     refuse(
       `its state is '${status.status}', not 'inmigrate'`,
       "start it with -incoming defer and never use it before",
     );
   }
-  const machine = String(type).replace(/-machine$/, "");
-  if (target.arch !== params.arch) refuse(`it is a ${target.arch}, the guest a ${params.arch}`);
+  if (arch !== params.arch) refuse(`it is a ${arch}, the guest a ${params.arch}`);
   if (machine !== params.machine) {
     refuse(`its machine type is '${machine}', the guest's '${params.machine}'`);
   }
-  if (memory["base-memory"] !== params.memory_bytes) {
-    refuse(`it has ${memory["base-memory"]} bytes of memory, the guest ${params.memory_bytes}`);
+  if (memoryBytes !== params.memory_bytes) {
+    refuse(`it has ${memoryBytes} bytes of memory, the guest ${params.memory_bytes}`);
   }
-  if (cpus.length !== params.vcpus) {
-    refuse(`it has ${cpus.length} processors, the guest ${params.vcpus}`);
-  }
+  if (vcpus !== params.vcpus) refuse(`it has ${vcpus} processors, the guest ${params.vcpus}`);
   const disks = describeDisks(blocks, nodes, {
     choice: { copyStorage: false, only: null, exclude: [] },
     resolvePath: options.resolvePath,

@@ -7,6 +7,7 @@ import type { QmpClient } from "../qmp/client.ts";
 import { listDeviceIds, withoutDevices } from "./command_line/rewrite.ts";
 import { describeDisks, type DiskChoice } from "./disks.ts";
 import { type QemuFeatures, queryFeatures } from "./features.ts";
+import { queryMachine } from "./machine_state.ts";
 import type { GuestParams } from "./params.ts";
 import { findSocketOwner, type QemuProcess, readProcess } from "./process.ts";
 
@@ -39,17 +40,12 @@ export async function inspectGuest(
   const process = await readProcess(options.qemuPid ?? await findSocketOwner(qmp.path));
   const features = await queryFeatures(qmp, signal);
   requireFeatures(features);
-  const [status, name, uuid, target, cpus, memory, type, blocks, nodes] = await Promise.all([
-    qmp.execute("query-status", {}, { signal }),
+  const [state, name, uuid] = await Promise.all([
+    queryMachine(qmp, signal),
     qmp.execute("query-name", {}, { signal }),
     qmp.execute("query-uuid", {}, { signal }),
-    qmp.execute("query-target", {}, { signal }),
-    qmp.execute("query-cpus-fast", {}, { signal }),
-    qmp.execute("query-memory-size-summary", {}, { signal }),
-    qmp.execute("qom-get", { path: "/machine", property: "type" }, { signal }),
-    qmp.execute("query-block", {}, { signal }),
-    qmp.execute("query-named-block-nodes", { flat: true }, { signal }),
   ]);
+  const { status, blocks, nodes } = state;
   if (!MOVABLE_STATES.has(status.status)) {
     refuse("guest_not_movable", `Cannot migrate a guest in the state ${quote(status.status)}`);
   }
@@ -69,10 +65,10 @@ export async function inspectGuest(
       name: name.name ?? (uuid.UUID === NO_UUID ? "guest" : uuid.UUID),
       uuid: uuid.UUID === NO_UUID ? null : uuid.UUID,
       running: status.running,
-      machine: String(type).replace(/-machine$/, ""),
-      arch: target.arch,
-      vcpus: cpus.length,
-      memory_bytes: memory["base-memory"],
+      machine: state.machine,
+      arch: state.arch,
+      vcpus: state.vcpus,
+      memory_bytes: state.memoryBytes,
       qemu: {
         version: `${major}.${minor}.${micro}`,
         package: qmp.version.package,
