@@ -23,6 +23,8 @@ export interface AgentEnd {
 export interface AgentOptions {
   /** Where the agent makes its temporary folders: a test can see whether something is left there. */
   tmpDir: string;
+  /** A network namespace to run in. */
+  netns?: string;
   signal: AbortSignal;
 }
 
@@ -51,8 +53,10 @@ export class Agent implements AsyncDisposable {
   /** Starts the program with `args` and `--json`. It is killed when the test process ends. */
   static start(args: readonly string[], options: AgentOptions): Agent {
     const [program, ...first] = agentCommand();
-    const child = new Deno.Command("setpriv", {
-      args: ["--pdeathsig", "KILL", program!, ...first, ...args, "--json"],
+    const netns = options.netns ? ["ip", "netns", "exec", options.netns] : [];
+    const [command, ...words] = [...netns, "setpriv", "--pdeathsig", "KILL", program!, ...first];
+    const child = new Deno.Command(command!, {
+      args: [...words, ...args, "--json"],
       env: { TMPDIR: options.tmpDir, NO_COLOR: "1" },
       stdin: "null",
       stdout: "piped",

@@ -54,7 +54,7 @@ export function formatOf(path: string): ImageFormat {
 /** Starts a QEMU of 64 MiB with `args` and waits until its tiny guest has been around once. */
 export async function startGuest(
   args: readonly string[],
-  options: { signal: AbortSignal; binary?: string },
+  options: { signal: AbortSignal; binary?: string; netns?: string },
 ): Promise<TestVm> {
   const vm = await TestVm.start(["-m", "64", ...args], options);
   await vm.waitForCountAbove(LAP_TURNS, options.signal);

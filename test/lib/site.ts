@@ -5,6 +5,7 @@ import { assertEquals } from "@std/assert";
 import { abortable, delay } from "../../src/base/deadline.ts";
 import { QmpClient } from "../../src/qmp/client.ts";
 import { type Account, Agent } from "./agents.ts";
+import type { TestNet } from "./netns.ts";
 import { TempDir } from "./temp.ts";
 
 const LOOK_MS = 20;
@@ -24,17 +25,20 @@ export class TestSite implements AsyncDisposable {
   /** Where the agents, the sender too, make their temporary folders. */
   readonly tmp: string;
   readonly #temp: TempDir;
+  readonly #net: TestNet | undefined;
   readonly #agents: Agent[] = [];
 
-  private constructor(temp: TempDir) {
+  private constructor(temp: TempDir, net: TestNet | undefined) {
     this.#temp = temp;
+    this.#net = net;
     this.disks = temp.file("disks");
     this.run = temp.file("run");
     this.tmp = temp.file("tmp");
   }
 
-  static async create(): Promise<TestSite> {
-    const site = new TestSite(await TempDir.create());
+  /** With a network: receivers run on its right host, senders on its left one. */
+  static async create(net?: TestNet): Promise<TestSite> {
+    const site = new TestSite(await TempDir.create(), net);
     for (const folder of [site.disks, site.run, site.tmp]) await Deno.mkdir(folder);
     const secret = crypto.getRandomValues(new Uint8Array(32));
     await Deno.writeFile(site.#secretFile, secret, { mode: 0o600 });
@@ -59,7 +63,8 @@ export class TestSite implements AsyncDisposable {
     const proof = args.includes("--insecure")
       ? ["--insecure"]
       : ["--secret-file", this.#secretFile];
-    const receive = ["receive", "--run-dir", this.run, ...places, ...args];
+    const listen = this.#net ? ["--listen", `${this.#net.right.address}:0`] : [];
+    const receive = ["receive", "--run-dir", this.run, ...listen, ...places, ...args];
     const agent = this.start([...receive, ...proof.filter((word) => !args.includes(word))], signal);
     const { host, port } = await agent.waitFor("listening");
     const address = `${host}:${port}`;
@@ -68,7 +73,9 @@ export class TestSite implements AsyncDisposable {
 
   /** Starts an agent that is ended with this host at the latest. */
   start(args: readonly string[], signal: AbortSignal): Agent {
-    const agent = Agent.start(args, { tmpDir: this.tmp, signal });
+    const host = args[0] === "receive" ? this.#net?.right : this.#net?.left;
+    const netns = host ? { netns: host.netns } : {};
+    const agent = Agent.start(args, { tmpDir: this.tmp, ...netns, signal });
     this.#agents.push(agent);
     return agent;
   }
