@@ -8,6 +8,7 @@ import { dial } from "../src/link/dial.ts";
 import { openSsh } from "../src/link/process_link.ts";
 import { readSecretFile, readTicket } from "../src/link/secret_files.ts";
 import { dialSecure, type DialTarget, targetOfSecret, targetOfTicket } from "../src/link/secure.ts";
+import { checkTicketAge } from "../src/link/ticket.ts";
 import type { ByteLink } from "../src/wire/byte_link.ts";
 
 const DIAL_TIMEOUT_MS = 10_000;
@@ -59,7 +60,7 @@ async function findTarget(
   const authorityPem = tlsCa === null ? null : await readAuthority(tlsCa);
   if (connection.by === "secret") {
     const secret = await readSecretFile(connection.secretFile, signal);
-    return targetOfSecret(connection.to, { secret, authorityPem, allowPlain: false });
+    return targetOfSecret(connection.to, { secret, authorityPem });
   }
   const ticket = await readTicket({
     file: connection.file,
@@ -74,7 +75,8 @@ async function findTarget(
         "the receiver has printed; or use --secret-file, --via or --insecure",
     });
   }
-  const target = targetOfTicket(ticket, { authorityPem, allowPlain: false });
+  checkTicketAge(ticket, Date.now());
+  const target = targetOfTicket(ticket, authorityPem);
   return to === null ? target : { ...target, address: to };
 }
 

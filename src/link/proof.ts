@@ -21,10 +21,6 @@ const MAX_WASTE_READS = 16;
 const REFUSED = 0;
 const ACCEPTED = 1;
 
-/** First byte of what TLS says: a client's first message, a server that cannot make sense of ours. */
-const TLS_HANDSHAKE = 0x16;
-const TLS_ALERT = 0x15;
-
 export type ProofLabel = "sender" | "receiver" | "resume";
 
 /** What a sender may prove to know. */
@@ -57,8 +53,8 @@ export interface SenderProofOptions extends Candidate {
 
 /**
  * The sender's part. Throws `proof_refused` (the receiver will not have us), `receiver_unproven` (it
- * does not know the secret itself), `peer_speaks_tls`, `not_migrate_agent`, `proof_version`,
- * `link_ended` or the signal's reason. After a throw the link is of no use.
+ * does not know the secret itself), `not_migrate_agent`, `proof_version`, `link_ended` or the
+ * signal's reason. After a throw the link is of no use.
  */
 export async function proveToReceiver(link: Link, options: SenderProofOptions): Promise<Proven> {
   const { secret, signal } = options;
@@ -68,9 +64,6 @@ export async function proveToReceiver(link: Link, options: SenderProofOptions): 
   // Byte by byte decided: a refusal is one byte, and no hello begins with it.
   await readExactly(link, hello.subarray(0, 1), signal);
   if (hello[0] === REFUSED) throw refusedByReceiver();
-  if (hello[0] === TLS_ALERT) {
-    throw refusal("peer_speaks_tls", "The receiver speaks TLS", { hint: INSECURE_HINT });
-  }
   await readExactly(link, hello.subarray(1), signal);
   const receiverNonce = decodeHello(hello);
 
@@ -101,8 +94,8 @@ export interface ReceiverProofOptions<C extends Candidate> {
 /**
  * The receiver's part; gives what the sender proved to know. The peer that fails is told one byte,
  * the same whatever was wrong; the reason is in the error, for the local log: `not_migrate_agent`,
- * `proof_version`, `peer_speaks_tls`, `proof_wrong`, `proof_replayed`, `proof_reflected`, what
- * `claim` throws, `link_ended`, or the signal's reason. After a throw the link is of no use.
+ * `proof_version`, `proof_wrong`, `proof_replayed`, `proof_reflected`, what `claim` throws,
+ * `link_ended`, or the signal's reason. After a throw the link is of no use.
  */
 export async function verifySender<C extends Candidate>(
   link: Link,
@@ -165,7 +158,7 @@ async function answerSender<C extends Candidate>(
   if (reflected) throw refusal("proof_reflected", "The peer sends back what this receiver said");
   if (proven === undefined) {
     throw refusal("proof_wrong", "The peer does not know the secret", {
-      hint: "A ticket of another receiver, another secret file, or no TLS on one side.",
+      hint: "A ticket of another receiver, or another secret file.",
     });
   }
   book.claim(proven);
@@ -209,9 +202,6 @@ function encodeHello(nonce: Uint8Array): Uint8Array {
 }
 
 function decodeHello(hello: Uint8Array): Uint8Array {
-  if (hello[0] === TLS_HANDSHAKE) {
-    throw refusal("peer_speaks_tls", "The peer speaks TLS", { hint: INSECURE_HINT });
-  }
   if (!equalHead(hello, MAGIC)) {
     throw refusal("not_migrate_agent", "The peer does not speak migrate-agent's protocol");
   }
@@ -229,8 +219,6 @@ function decodeHello(hello: Uint8Array): Uint8Array {
 function equalHead(bytes: Uint8Array, head: Uint8Array): boolean {
   return head.every((byte, i) => bytes[i] === byte);
 }
-
-const INSECURE_HINT = "--insecure must be given on both sides or on neither.";
 
 function refusedByReceiver(): AgentError {
   return refusal("proof_refused", "The receiver refused this sender", {

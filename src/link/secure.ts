@@ -13,7 +13,7 @@ import { proveToReceiver, verifySender } from "./proof.ts";
 import type { AcceptedSecret, SecretBook } from "./secrets.ts";
 import type { Ticket } from "./ticket.ts";
 import {
-  PLAIN_BINDING,
+  type Binding,
   startTls,
   type TlsIdentity,
   type TlsTrust,
@@ -40,12 +40,14 @@ export interface Incoming extends Link {
   readonly remoteAddr: { readonly hostname: string };
 }
 
-export interface AcceptOptions {
-  /** null: no TLS (`--insecure` on both sides). */
-  identity: TlsIdentity | null;
+interface ProofOptions {
   secrets: SecretBook;
   limits: AttemptLimits;
   signal: AbortSignal;
+}
+
+export interface AcceptOptions extends ProofOptions {
+  identity: TlsIdentity;
 }
 
 /**
@@ -55,17 +57,35 @@ export interface AcceptOptions {
  */
 export async function acceptSecure(
   conn: Incoming,
-  { identity, secrets, limits, signal }: AcceptOptions,
+  { identity, ...options }: AcceptOptions,
+): Promise<AcceptedLink> {
+  return await acceptOver(conn, {
+    ...options,
+    binding: identity.binding,
+    handshake: (signal) => acceptTls(conn, { identity, signal }),
+  });
+}
+
+export interface AcceptOverOptions extends ProofOptions {
+  binding: Binding;
+  /** What makes a link for the proof out of the connection. */
+  handshake: (signal: AbortSignal) => Promise<Link>;
+}
+
+/** `acceptSecure` over any handshake: the limits and the proof around it. */
+export async function acceptOver(
+  conn: Incoming,
+  { handshake, binding, secrets, limits, signal }: AcceptOverOptions,
 ): Promise<AcceptedLink> {
   let link: Link = conn;
   try {
     using admission = limits.admit(conn.remoteAddr.hostname);
     using deadline = limits.deadline(signal);
     try {
-      if (identity) link = await acceptTls(conn, { identity, signal: deadline.signal });
+      link = await handshake(deadline.signal);
       const { candidate: secret, resumeSecret } = await verifySender(link, {
         book: secrets,
-        binding: identity?.binding ?? PLAIN_BINDING,
+        binding,
         beforeRefusal: () => limits.delay(deadline.signal),
         signal: deadline.signal,
       });
@@ -92,30 +112,17 @@ function countFailure(error: unknown, admission: Admission): void {
 
 export interface DialTarget {
   address: Address;
-  /** null: no TLS (`--insecure` on both sides). */
-  trust: TlsTrust | null;
+  trust: TlsTrust;
   secret: Uint8Array;
   migrationId: string;
 }
 
-/**
- * What a ticket asks for. `authorityPem` is the content of `--tls-ca`, null without it. Throws
- * `tls_ca_needed`, or `insecure_ticket` when the receiver wants no TLS and `allowPlain` is false.
- */
-export function targetOfTicket(
-  ticket: Ticket,
-  { authorityPem, allowPlain }: { authorityPem: string | null; allowPlain: boolean },
-): DialTarget {
+/** What a ticket asks for. `authorityPem` is the content of `--tls-ca`. Throws `tls_ca_needed`. */
+export function targetOfTicket(ticket: Ticket, authorityPem: string | null): DialTarget {
   const { address, secret, migrationId, server } = ticket;
   const target = { address, secret, migrationId };
   switch (server.kind) {
     case "key":
-      if (allowPlain) {
-        throw new AgentError("insecure_mismatch", "The receiver of this ticket speaks TLS", {
-          kind: "usage",
-          hint: "Leave --insecure out, or give it to the receiver too.",
-        });
-      }
       return { ...target, trust: trustKey(server.publicKey) };
     case "authority":
       if (authorityPem === null) {
@@ -126,30 +133,15 @@ export function targetOfTicket(
         );
       }
       return { ...target, trust: trustAuthority(authorityPem, address.host) };
-    case "plain":
-      if (!allowPlain) {
-        throw new AgentError(
-          "insecure_ticket",
-          "The receiver of this ticket was started with --insecure: it speaks no TLS",
-          { kind: "usage", hint: "Start it without --insecure, or give --insecure here as well." },
-        );
-      }
-      return { ...target, trust: null };
   }
 }
 
 /** What `--secret-file` asks for: the receiver's key follows from the secret, unless a CA is named. */
 export function targetOfSecret(
   address: Address,
-  { secret, authorityPem, allowPlain }: {
-    secret: Uint8Array;
-    authorityPem: string | null;
-    allowPlain: boolean;
-  },
+  { secret, authorityPem }: { secret: Uint8Array; authorityPem: string | null },
 ): DialTarget {
-  const trust = allowPlain
-    ? null
-    : authorityPem === null
+  const trust = authorityPem === null
     ? trustKey(derivedPublicKey(secret))
     : trustAuthority(authorityPem, address.host);
   return { address, secret, migrationId: "", trust };
@@ -176,14 +168,12 @@ export async function dialSecure(
       ),
     signal,
   );
-  const link: Link = trust === null
-    ? conn
-    : await startTls(conn, { trust, signal: deadline.signal });
+  const link = await startTls(conn, { trust, signal: deadline.signal });
   try {
     const { resumeSecret } = await proveToReceiver(link, {
       secret,
       migrationId,
-      binding: trust?.binding ?? PLAIN_BINDING,
+      binding: trust.binding,
       signal: deadline.signal,
     });
     return { link, resumeSecret };

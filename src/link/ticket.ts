@@ -22,11 +22,9 @@ export type TicketServer =
   /** By the key of a certificate that the receiver made itself. */
   | { kind: "key"; publicKey: Uint8Array }
   /** By the operator's authority (`--tls-ca`). */
-  | { kind: "authority" }
-  /** Not at all: no TLS (`--insecure`). */
-  | { kind: "plain" };
+  | { kind: "authority" };
 
-const KINDS = ["plain", "key", "authority"] as const;
+const KINDS = ["key", "authority"] as const;
 
 export interface Ticket {
   /** Where the sender reaches the receiver; never port 0. */

@@ -21,10 +21,7 @@ export const ALPN = "migrate-agent/1";
 /** What the proof is bound to: the same 32 bytes on both sides, or the proof fails. */
 export type Binding = Uint8Array;
 
-/** Without TLS. */
-export const PLAIN_BINDING: Binding = new Uint8Array(32);
-
-/** With an operator's own certificate: who the receiver is, TLS has checked against the operator's CA. */
+/** With an operator's own certificate, which TLS has checked against the operator's authority. */
 const OPERATOR_BINDING: Binding = createHash("sha256").update("operator's certificate").digest();
 
 /** What a receiver shows. */
@@ -89,6 +86,7 @@ export async function startTls(
 ): Promise<TlsLink> {
   let tls: Deno.TlsConn;
   try {
+    refuseKeyLog();
     trustNobodyElse();
     tls = await Deno.startTls(conn, {
       hostname: trust.serverName,
@@ -175,11 +173,17 @@ export class TlsLink implements Link {
 /**
  * Deno adds what it is given to trust to a store of public authorities. That store is made at the
  * first use, from this variable (in 2.7.11, in compiled programs as well): emptied, only what is
- * named is trusted. A test with an authority in the system's store holds this. Nor may the session's
- * keys go to a file: the runtime opens it by itself, and no way was found to stop it.
+ * named is trusted. A test with an authority in the system's store holds this.
  */
 function trustNobodyElse(): void {
   Deno.env.set("DENO_TLS_CA_STORE", "");
+}
+
+/**
+ * The sessions' keys may not go to a file: the runtime opens it by itself, on either side, and no way
+ * was found to stop it. Throws `tls_key_log`.
+ */
+export function refuseKeyLog(): void {
   const keyLog = Deno.env.get("SSLKEYLOGFILE");
   if (keyLog) {
     throw new AgentError(

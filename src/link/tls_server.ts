@@ -11,7 +11,14 @@ import { AgentError } from "../base/errors.ts";
 import { setNoDelay } from "../base/no_delay.ts";
 import { HelloRefused, readClientHello } from "./client_hello.ts";
 import { closeQuietly, type Link, writeExactly } from "./link.ts";
-import { ALPN, badCertificate, shakeHands, type TlsIdentity, TlsLink } from "./tls.ts";
+import {
+  ALPN,
+  badCertificate,
+  refuseKeyLog,
+  shakeHands,
+  type TlsIdentity,
+  TlsLink,
+} from "./tls.ts";
 
 const LOOPBACK = "127.0.0.1";
 const COPY_BYTES = 256 * 1024;
@@ -21,7 +28,7 @@ export interface TlsServerOptions {
   signal: AbortSignal;
 }
 
-/** Throws `bad_tls_certificate` (kind "usage") when TLS cannot use certificate and key. */
+/** Throws `bad_tls_certificate` when TLS cannot use certificate and key, or `tls_key_log`. */
 export function checkIdentity(identity: TlsIdentity): void {
   listenInside(identity).close();
 }
@@ -78,6 +85,7 @@ async function connectInside(
 
 function listenInside(identity: TlsIdentity): Deno.TlsListener {
   const { certPem: cert, keyPem: key } = identity;
+  refuseKeyLog();
   try {
     return Deno.listenTls({ hostname: LOOPBACK, port: 0, cert, key, alpnProtocols: [ALPN] });
   } catch (error) {

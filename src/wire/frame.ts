@@ -94,7 +94,10 @@ export function checkPreface(bytes: Uint8Array): void {
       throw new AgentError(
         "not_migrate_agent",
         `The other end of the connection is not a migrate-agent: ${seen}`,
-        { kind: "link", hint: "Check the address and port." },
+        {
+          kind: "link",
+          hint: "Check the address and port; --insecure must be given to both sides or to neither.",
+        },
       );
     }
   }

@@ -34,14 +34,14 @@ const TICKETS = ([
   },
   {
     ...COMMON,
-    address: { host: "fe80::1%eth0", port: 1 },
+    address: { host: "fe80::1%eth0", port: 65535 },
     server: { kind: "authority" },
-    migrationId: "m",
+    migrationId: "m_1",
   },
   {
     ...COMMON,
     address: { host: "127.0.0.1", port: 65535 },
-    server: { kind: "plain" },
+    server: { kind: "authority" },
     migrationId: "m_1",
   },
 ] satisfies Ticket[]).map(encodeTicket);

@@ -1,7 +1,8 @@
 import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { AgentError } from "../../../src/base/errors.ts";
 import { AttemptLimits, LIMITS, sourceOf } from "../../../src/link/attempts.ts";
-import { FakeClock, never } from "./fixture.ts";
+import { FakeTimers } from "../wire/fake_timers.ts";
+import { never } from "./fixture.ts";
 
 const SMALL = {
   ...LIMITS,
@@ -11,8 +12,8 @@ const SMALL = {
   maxFailures: 5,
 };
 
-function make(): { clock: FakeClock; limits: AttemptLimits } {
-  const clock = new FakeClock();
+function make(): { clock: FakeTimers; limits: AttemptLimits } {
+  const clock = new FakeTimers();
   return { clock, limits: new AttemptLimits(SMALL, clock) };
 }
 
@@ -82,7 +83,7 @@ Deno.test("a proof makes the failures before it good", () => {
 });
 
 Deno.test("memory is bounded: the source that was silent for longest is forgotten", () => {
-  const clock = new FakeClock();
+  const clock = new FakeTimers();
   const limits = new AttemptLimits({ ...SMALL, maxFailures: Infinity }, clock);
   const paused = (n: number) => `10.0.${n >> 8}.${n & 255}`;
   for (let n = 0; n < 1025; n++) for (let i = 0; i < 3; i++) fail(limits, paused(n));

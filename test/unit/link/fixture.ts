@@ -1,53 +1,20 @@
-// What the tests of this layer share: time that passes when a test says so, a receiver and a sender
-// in memory, and a secret of their own.
+// What the tests of this layer share: a receiver and a sender in memory, without TLS, and a secret of
+// their own.
 
 import { assert } from "@std/assert";
 import { AgentError } from "../../../src/base/errors.ts";
-import { AttemptLimits, type Clock, LIMITS } from "../../../src/link/attempts.ts";
-import { type AcceptedLink, acceptSecure, type Incoming } from "../../../src/link/secure.ts";
+import { AttemptLimits, LIMITS } from "../../../src/link/attempts.ts";
+import { type AcceptedLink, acceptOver, type Incoming } from "../../../src/link/secure.ts";
+import { HELLO_BYTES, proveToReceiver } from "../../../src/link/proof.ts";
 import { type AcceptedSecret, SecretBook } from "../../../src/link/secrets.ts";
+import { FakeTimers } from "../wire/fake_timers.ts";
 import { MemoryLink, settle } from "../wire/memory_link.ts";
 
 export const never = new AbortController().signal;
 export const SECRET = new Uint8Array(32).fill(7);
 
-export class FakeClock implements Clock {
-  #nowMs = 1000;
-  #lastId = 0;
-  readonly #due = new Map<number, { atMs: number; callback: () => void }>();
-
-  nowMs(): number {
-    return this.#nowMs;
-  }
-
-  setTimeout(callback: () => void, ms: number): number {
-    this.#due.set(++this.#lastId, { atMs: this.#nowMs + ms, callback });
-    return this.#lastId;
-  }
-
-  clearTimeout(id: number): void {
-    this.#due.delete(id);
-  }
-
-  /** Timers that wait. */
-  get count(): number {
-    return this.#due.size;
-  }
-
-  async advance(ms: number): Promise<void> {
-    const endMs = this.#nowMs + ms;
-    await settle();
-    for (;;) {
-      const next = [...this.#due].sort(([, a], [, b]) => a.atMs - b.atMs)[0];
-      if (next === undefined || next[1].atMs > endMs) break;
-      this.#due.delete(next[0]);
-      this.#nowMs = next[1].atMs;
-      next[1].callback();
-      await settle();
-    }
-    this.#nowMs = endMs;
-  }
-}
+/** What the proof is bound to where there is no TLS below it. */
+export const BINDING = new Uint8Array(32).fill(3);
 
 /** A memory link that comes from somewhere. */
 export function incoming(link: MemoryLink, hostname = "192.0.2.1"): Incoming & MemoryLink {
@@ -63,7 +30,7 @@ export interface Connection {
 
 /** A receiver without TLS that takes `SECRET` once, for the migration `m-1`. */
 export class TestReceiver {
-  readonly clock = new FakeClock();
+  readonly clock = new FakeTimers();
   readonly secrets = new SecretBook(() => this.clock.nowMs());
   readonly limits: AttemptLimits;
 
@@ -83,8 +50,13 @@ export class TestReceiver {
     { from = "192.0.2.1", signal = never } = {},
   ): Connection {
     const [here, peer] = MemoryLink.pair();
-    const options = { identity: null, secrets: this.secrets, limits: this.limits, signal };
-    const outcome = acceptSecure(incoming(here, from), options).catch((error) => {
+    const outcome = acceptOver(incoming(here, from), {
+      handshake: () => Promise.resolve(here),
+      binding: BINDING,
+      secrets: this.secrets,
+      limits: this.limits,
+      signal,
+    }).catch((error) => {
       assert(error instanceof AgentError, `no AgentError: ${error}`);
       assert(here.closed, "the connection was left open");
       return error;
@@ -113,4 +85,35 @@ export async function drain(link: MemoryLink): Promise<Uint8Array> {
     done += count;
   }
   return room.subarray(0, done);
+}
+
+/** A sender that knows what it should, or not. */
+export function prove(
+  peer: MemoryLink,
+  changes: { secret?: Uint8Array; migrationId?: string } = {},
+) {
+  const options = { secret: SECRET, migrationId: "m-1", binding: BINDING, signal: never };
+  const proving = proveToReceiver(peer, { ...options, ...changes });
+  proving.catch(() => {}); // looked at later, or what the receiver says is looked at
+  return proving;
+}
+
+/** The receiver's nonce, from what it has written. */
+export function nonceOf(here: MemoryLink): Uint8Array {
+  return here.written.slice(8, HELLO_BYTES);
+}
+
+/** The first message of the proof. */
+export function hello(nonce = crypto.getRandomValues(new Uint8Array(32))): Uint8Array {
+  return Uint8Array.of(...new TextEncoder().encode("MIGAUTH"), 1, ...nonce);
+}
+
+/** Sends a hello and then what `second` makes of the receiver's. */
+export async function speak(
+  { peer, here }: { peer: MemoryLink; here: MemoryLink },
+  second: (here: MemoryLink) => Uint8Array,
+): Promise<void> {
+  await peer.write(hello());
+  await settle();
+  await peer.write(second(here));
 }

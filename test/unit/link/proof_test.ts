@@ -9,10 +9,9 @@ import {
   verifySender,
 } from "../../../src/link/proof.ts";
 import { SecretBook } from "../../../src/link/secrets.ts";
-import { PLAIN_BINDING } from "../../../src/link/tls.ts";
 import { chooseSeed, MemoryLink, randomBytes, seededRandom, settle } from "../wire/memory_link.ts";
 import { fromHex } from "../wire/spec_vectors.ts";
-import { drain, never, SECRET } from "./fixture.ts";
+import { BINDING, drain, never, SECRET } from "./fixture.ts";
 
 const PAGE = new URL("../../../docs/protocol.md", import.meta.url);
 
@@ -26,7 +25,7 @@ interface Knowledge {
 async function meet(sender: Knowledge, receiver: Knowledge, readLimit = () => Infinity) {
   const [here, there] = MemoryLink.pair();
   here.readLimit = there.readLimit = readLimit;
-  const known = { secret: SECRET, migrationId: "m-1", binding: PLAIN_BINDING };
+  const known = { secret: SECRET, migrationId: "m-1", binding: BINDING };
   const book = new SecretBook();
   book.add({ ...known, ...receiver, once: true, expiresAtMs: Infinity });
   const [sent, received] = await Promise.all([
@@ -35,7 +34,7 @@ async function meet(sender: Knowledge, receiver: Knowledge, readLimit = () => In
     ),
     codeOf(verifySender(here, {
       book,
-      binding: receiver.binding ?? PLAIN_BINDING,
+      binding: receiver.binding ?? BINDING,
       beforeRefusal: () => Promise.resolve(),
       signal: never,
     })),
@@ -71,7 +70,7 @@ Deno.test("what follows the proof is left in the link", async () => {
   const [here, there] = MemoryLink.pair();
   const book = new SecretBook();
   book.add({ secret: SECRET, migrationId: "m", once: true, expiresAtMs: Infinity });
-  const common = { binding: PLAIN_BINDING, signal: never };
+  const common = { binding: BINDING, signal: never };
   const receiving = verifySender(here, {
     book,
     beforeRefusal: () => Promise.resolve(),
@@ -128,7 +127,6 @@ Deno.test("a receiver that knows nothing is found out, also when it sends our ow
       ["receiver_unproven", (hello) => hello, () => Uint8Array.of(1, ...new Uint8Array(32))],
       ["proof_refused", (hello) => hello, () => Uint8Array.of(2)],
       ["proof_refused", () => Uint8Array.of(0), () => new Uint8Array()],
-      ["peer_speaks_tls", () => fromHex("15 03 03 00 02 02 32"), () => new Uint8Array()],
       ["not_migrate_agent", () => new Uint8Array(40).fill(65), () => new Uint8Array()],
       [
         "proof_version",
@@ -141,7 +139,7 @@ Deno.test("a receiver that knows nothing is found out, also when it sends our ow
     ];
   for (const [code, hello, proof] of answers) {
     const [fake, sender] = MemoryLink.pair();
-    const options = { secret: SECRET, migrationId: "", binding: PLAIN_BINDING, signal: never };
+    const options = { secret: SECRET, migrationId: "", binding: BINDING, signal: never };
     const sent = codeOf(proveToReceiver(sender, options));
     await settle();
     await fake.write(hello(sender.written.slice()));
@@ -154,7 +152,7 @@ Deno.test("a receiver that knows nothing is found out, also when it sends our ow
 
 Deno.test("random bytes end in the project's own errors, on both sides", async () => {
   const random = seededRandom(chooseSeed());
-  const options = { secret: SECRET, migrationId: "", binding: PLAIN_BINDING, signal: never };
+  const options = { secret: SECRET, migrationId: "", binding: BINDING, signal: never };
   for (let i = 0; i < 200; i++) {
     const [peer, link] = MemoryLink.pair();
     const bytes = randomBytes(Math.floor(random() * 120), random);
@@ -180,7 +178,7 @@ Deno.test("all candidates are tried, and the right one is found", async () => {
     migrationId: `m-${n}`,
   }));
   for (const secret of secrets) book.add({ ...secret, once: true, expiresAtMs: Infinity });
-  const common = { binding: PLAIN_BINDING, signal: never };
+  const common = { binding: BINDING, signal: never };
   const [{ candidate }] = await Promise.all([
     verifySender(here, { book, beforeRefusal: () => Promise.resolve(), ...common }),
     proveToReceiver(there, { ...secrets[1]!, ...common }),

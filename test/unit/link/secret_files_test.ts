@@ -13,7 +13,7 @@ import { never, SECRET } from "./fixture.ts";
 
 const TICKET: Ticket = {
   address: { host: "h", port: 1 },
-  server: { kind: "plain" },
+  server: { kind: "authority" },
   secret: SECRET,
   expiresAtMs: 1,
   migrationId: "m",

@@ -53,7 +53,7 @@ Deno.test("tickets of every kind come back as they were", () => {
   const long = "a".repeat(63);
   const tickets: Ticket[] = [
     makeTicket(),
-    makeTicket({ server: { kind: "plain" }, address: { host: "::1", port: 1 } }),
+    makeTicket({ address: { host: "::1", port: 1 } }),
     makeTicket({ server: { kind: "authority" }, address: { host: "host-1.example", port: 65535 } }),
     makeTicket({ address: { host: "fe80::1%eth0", port: 80 }, expiresAtMs: 0 }),
     makeTicket({
@@ -104,7 +104,7 @@ Deno.test("what is no ticket is told by what it is", () => {
 });
 
 Deno.test("a ticket whose checksum is right is checked all the same", async () => {
-  const good = bodyOf(makeTicket({ server: { kind: "plain" } }));
+  const good = bodyOf(makeTicket({ server: { kind: "authority" } }));
   const change = (at: number, ...bytes: number[]) => {
     const body = good.slice();
     body.set(bytes, at);
@@ -115,7 +115,7 @@ Deno.test("a ticket whose checksum is right is checked all the same", async () =
   const badKey = bodyOf(makeTicket());
   badKey[port] = 2;
   const cases: [Uint8Array, string][] = [
-    [change(0, 9), "unknown kind"],
+    [change(0, 2), "unknown kind"],
     [change(1, 0xff), "expiry"],
     [change(port, 0, 0), "port"],
     [change(host, 0x2f), "host"],
@@ -133,7 +133,7 @@ Deno.test("random bodies end in a ticket or in the project's own error", async (
   const random = seededRandom(chooseSeed());
   for (let i = 0; i < 300; i++) {
     const body = randomBytes(Math.floor(random() * 300), random);
-    if (random() < 0.8) body[0] = Math.floor(random() * 3);
+    if (random() < 0.8) body[0] = Math.floor(random() * 2);
     if (random() < 0.8) body.fill(0, 1, 4);
     try {
       decodeTicket(await seal(body));

@@ -4,9 +4,13 @@ import type { Timers } from "../../../src/wire/keepalive.ts";
 import { settle } from "./memory_link.ts";
 
 export class FakeTimers implements Timers {
-  #nowMs = 0;
+  #nowMs = 1000;
   #lastId = 0;
   readonly #due = new Map<number, { atMs: number; callback: () => void }>();
+
+  nowMs(): number {
+    return this.#nowMs;
+  }
 
   setTimeout(callback: () => void, ms: number): number {
     this.#due.set(++this.#lastId, { atMs: this.#nowMs + ms, callback });

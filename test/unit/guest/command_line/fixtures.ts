@@ -1,7 +1,10 @@
-// A guest and a destination for the tests of command lines.
+// A guest and a destination for the tests of command lines, and the rewrite between them.
 
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { AgentError } from "../../../../src/base/errors.ts";
 import type { DestinationSettings } from "../../../../src/guest/command_line/destination.ts";
 import type { Policy } from "../../../../src/guest/command_line/policy.ts";
+import { rewriteCommandLine } from "../../../../src/guest/command_line/rewrite.ts";
 import type { Disk, GuestParams } from "../../../../src/guest/params.ts";
 
 /** A mirrored virtio disk, changed by `parts`. */
@@ -76,3 +79,45 @@ export function makeSettings(
     ...parts.settings,
   };
 }
+
+/** What every destination has. */
+export const OWN = [
+  ...["-display", "none", "-qmp", "unix:/run/m/qmp,,1.sock,server=on,wait=off"],
+  ...["-pidfile", "/run/m/pid", "-S", "-incoming", "defer", "-daemonize"],
+];
+
+/** What a rewrite is told beside the arguments. */
+export interface Setting {
+  disks?: Disk[];
+  machine?: string;
+  policy?: Partial<Policy>;
+}
+
+/** The command line and the rest for a guest that was started with `argv`. */
+export function rewrite(argv: string[], { disks = [], machine, policy }: Setting = {}) {
+  const params = makeParams(argv, { disks, ...(machine ? { machine } : {}) });
+  return rewriteCommandLine(params, makeSettings(disks, policy ? { policy } : {}));
+}
+
+/** What became of `argv`, without what every destination has. */
+export function change(argv: string[], setting: Setting = {}): string[] {
+  const { argv: result } = rewrite(["-machine", "q35", ...argv], setting);
+  assertEquals(result.slice(-OWN.length), OWN);
+  const machine = setting.machine ?? "pc-q35-7.2";
+  const at = result.indexOf("-machine");
+  assertEquals(result.slice(at, at + 2), ["-machine", machine]);
+  return [...result.slice(0, at), ...result.slice(at + 2, -OWN.length)];
+}
+
+/** Why `argv` is refused. */
+export function refusal(argv: string[], setting: Setting = {}): AgentError {
+  const error = assertThrows(() => {
+    const result = change(argv, setting);
+    throw new Error(`became ${result.join(" ")}`);
+  }, AgentError);
+  assertEquals([error.kind, error.side], ["refused", "destination"], error.message);
+  assert(error.hint);
+  return error;
+}
+
+export const words = (text: string) => text.split(" ").filter((word) => word !== "");
