@@ -181,14 +181,16 @@ export class MirrorSet implements Disposable {
 
   /**
    * Breaks the connections (`yank`): a job that waits for a dead one would hold the guest's writes,
-   * and every command that drains them, until TCP gives up. The jobs then fail; `abandon` tidies up.
+   * and every command that drains them, until TCP gives up. Out of band: when the memory's connection
+   * ends first, QEMU's main loop itself may be waiting for that job (seen with 7.2). The jobs then
+   * fail; `abandon` tidies up.
    */
   async cutOff(signal = AbortSignal.timeout(ABANDON_TIMEOUT_MS)): Promise<void> {
     const nodes = this.#mirrors.filter((mirror) => mirror.has.node);
     if (nodes.length === 0 || !this.#options.features.commands.has("yank")) return;
     await this.#qmp.execute("yank", {
       instances: nodes.map(({ nodeName }) => ({ type: "block-node", "node-name": nodeName })),
-    }, { signal });
+    }, { signal, outOfBand: true });
   }
 
   /** Ends every mirror at once, whatever its state, and takes away its node. The guest goes on. */

@@ -131,7 +131,8 @@ export class OutgoingMigration implements Disposable {
     if (ended.includes(status)) return;
     if (this.#features.commands.has("yank")) {
       try {
-        await this.#qmp.execute("yank", { instances: [{ type: "migration" }] }, { signal });
+        const args = { instances: [{ type: "migration" }] };
+        await this.#qmp.execute("yank", args, { signal, outOfBand: true });
       } catch (error) {
         // No such instance: the migration ended by itself meanwhile.
         if (!(error instanceof QmpCommandError)) throw error;

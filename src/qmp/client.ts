@@ -47,12 +47,13 @@ export class QmpClient implements AsyncDisposable {
   readonly #link: QmpLink;
   readonly #pending = new Map<number, Pending>();
   readonly #listeners = new Set<EventListener>();
-  readonly #greeting = Promise.withResolvers<QmpVersion>();
+  readonly #greeting = Promise.withResolvers<Greeting>();
   readonly #ended = new AbortController();
   readonly #reading: Promise<void>;
   #lastId = 0;
   #sending: Promise<void> = Promise.resolve();
   #version: QmpVersion = { major: 0, minor: 0, micro: 0, package: "" };
+  #hasOutOfBand = false;
 
   private constructor(path: string, link: QmpLink) {
     this.path = path;
@@ -95,7 +96,9 @@ export class QmpClient implements AsyncDisposable {
       const limit = AbortSignal.timeout(GREETING_TIMEOUT_MS);
       const signal = AbortSignal.any([options.signal, limit]);
       try {
-        client.#version = await abortable(client.#greeting.promise, signal);
+        const { version, capabilities } = await abortable(client.#greeting.promise, signal);
+        client.#version = version;
+        client.#hasOutOfBand = capabilities.includes("oob");
       } catch (error) {
         if (!limit.aborted || options.signal.aborted) throw error;
         throw new AgentError(
@@ -104,7 +107,8 @@ export class QmpClient implements AsyncDisposable {
           { hint: "a QMP socket serves one client at a time: is another program connected to it?" },
         );
       }
-      await client.execute("qmp_capabilities", {}, options);
+      const enable = client.#hasOutOfBand ? { enable: ["oob"] } : {};
+      await client.execute("qmp_capabilities", enable, options);
       return client;
     } catch (error) {
       await client.close();
@@ -125,12 +129,14 @@ export class QmpClient implements AsyncDisposable {
   /**
    * Runs a command and gives its `return` value. Cancelling stops the wait, not the command: QEMU
    * may still carry it out.
+   * @param options.outOfBand past the commands before it, and also while QEMU's main loop is held
+   *   up by something else; for the few commands that can (`yank`), where QEMU can
    * @throws QmpCommandError when QEMU refuses; AgentError `qmp_lost` when the connection ends
    */
   async execute<C extends string>(
     command: C,
     args?: QmpArgs<C>,
-    options: { signal?: AbortSignal } = {},
+    options: { signal?: AbortSignal; outOfBand?: boolean } = {},
   ): Promise<QmpResult<C>> {
     options.signal?.throwIfAborted();
     this.#ended.signal.throwIfAborted();
@@ -138,7 +144,8 @@ export class QmpClient implements AsyncDisposable {
     const result = Promise.withResolvers<unknown>();
     result.promise.catch(() => {}); // it may be abandoned below
     this.#pending.set(id, { command, result });
-    const message: QmpMessage = { execute: command, id };
+    const key = options.outOfBand && this.#hasOutOfBand ? "exec-oob" : "execute";
+    const message: QmpMessage = { [key]: command, id };
     if (args && Object.keys(args).length > 0) message.arguments = args;
     await this.#send(encodeMessage(message));
     const answer = options.signal ? abortable(result.promise, options.signal) : result.promise;
@@ -201,7 +208,7 @@ export class QmpClient implements AsyncDisposable {
       return;
     }
     if (message.QMP !== undefined) {
-      this.#greeting.resolve(greetingVersion(message.QMP));
+      this.#greeting.resolve(readGreeting(message.QMP));
       return;
     }
     const pending = typeof message.id === "number" ? this.#pending.get(message.id) : undefined;
@@ -243,9 +250,19 @@ function eventTime(timestamp: unknown): number {
   return Number(seconds) * 1000 + Number(microseconds) / 1000;
 }
 
-function greetingVersion(greeting: unknown): QmpVersion {
-  const version = (greeting as { version?: { qemu?: Partial<QmpVersion>; package?: string } })
-    .version;
+interface Greeting {
+  version: QmpVersion;
+  capabilities: string[];
+}
+
+function readGreeting(greeting: unknown): Greeting {
+  const { version, capabilities } = greeting as {
+    version?: { qemu?: Partial<QmpVersion>; package?: string };
+    capabilities?: string[];
+  };
   const { major = 0, minor = 0, micro = 0 } = version?.qemu ?? {};
-  return { major, minor, micro, package: version?.package ?? "" };
+  return {
+    version: { major, minor, micro, package: version?.package ?? "" },
+    capabilities: capabilities ?? [],
+  };
 }

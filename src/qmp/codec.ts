@@ -6,6 +6,7 @@ import { AgentError } from "../base/errors.ts";
 export interface QmpMessage {
   QMP?: unknown;
   execute?: string;
+  "exec-oob"?: string;
   arguments?: Record<string, unknown>;
   id?: unknown;
   return?: unknown;

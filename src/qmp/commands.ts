@@ -67,7 +67,7 @@ export interface CapabilityStatus {
 type None = Record<string, never>;
 
 export interface QmpCommands {
-  qmp_capabilities: { args: None; result: None };
+  qmp_capabilities: { args: { enable?: string[] }; result: None };
   quit: { args: None; result: None };
   stop: { args: None; result: None };
   cont: { args: None; result: None };
