@@ -18,7 +18,7 @@ import { checkIdentity } from "../src/link/tls_server.ts";
 import type { ByteLink } from "../src/wire/byte_link.ts";
 
 /** Somebody who has got in. */
-export interface Guest {
+export interface Admitted {
   link: ByteLink;
   /** Where it comes from, for people. */
   peer: string;
@@ -41,7 +41,7 @@ export interface Door extends Disposable {
 /** Somebody at the door. */
 export interface Caller {
   /** Finds out who it is. Throws why it will not be served; the connection is closed then. */
-  admit(signal: AbortSignal): Promise<Guest>;
+  admit(signal: AbortSignal): Promise<Admitted>;
   close(): void;
 }
 
@@ -51,14 +51,16 @@ export async function openDoor(
   { migrationId, signal }: { migrationId: string | null; signal: AbortSignal },
 ): Promise<Door> {
   if (options.stdio) return new StdioDoor();
-  if (options.insecure) return new PlainDoor(listen(options.listen));
+  if (options.insecure) {
+    return new TcpDoor(listen(options.listen), { admit: null, ticket: null });
+  }
   const secrets = new SecretBook();
   if (options.secretFile !== null) {
     const secret = await readSecretFile(options.secretFile, signal);
     secrets.add({ secret, migrationId: "", expiresAtMs: Infinity, once: false });
     const identity = await findIdentity(options, () => makeDerivedCertificate(secret));
     checkIdentity(identity);
-    return new TlsDoor(listen(options.listen), { identity, secrets, ticket: null });
+    return new TcpDoor(listen(options.listen), { admit: askFor(secrets, identity), ticket: null });
   }
   const expiresAtMs = Date.now() + options.ticketForMs;
   const secret = makeSecret();
@@ -78,28 +80,32 @@ export async function openDoor(
       migrationId: migrationId!,
     });
     if (options.ticketFile !== null) await writeTicketFile(options.ticketFile, ticket);
-    return new TlsDoor(listener, { identity, secrets, ticket });
+    return new TcpDoor(listener, { admit: askFor(secrets, identity), ticket });
   } catch (error) {
     listener.close();
     throw error;
   }
 }
 
-class TlsDoor implements Door {
+/** TLS and the proof of one of `secrets`, within the limits on tries. */
+function askFor(secrets: SecretBook, identity: TlsIdentity): Admit {
+  const limits = new AttemptLimits();
+  return (conn, signal) => acceptSecure(conn, { identity, secrets, limits, signal });
+}
+
+/** Who a connection is, and the link that it is to be spoken to on. */
+type Admit = (conn: Deno.TcpConn, signal: AbortSignal) => Promise<{ link: ByteLink }>;
+
+class TcpDoor implements Door {
   readonly single = false;
   readonly ticket: string | null;
   readonly #listener: Listener;
-  readonly #identity: TlsIdentity;
-  readonly #secrets: SecretBook;
-  readonly #limits = new AttemptLimits();
+  /** Null: nobody is asked, and nothing is encrypted. */
+  readonly #admit: Admit | null;
 
-  constructor(
-    listener: Listener,
-    options: { identity: TlsIdentity; secrets: SecretBook; ticket: string | null },
-  ) {
+  constructor(listener: Listener, options: { admit: Admit | null; ticket: string | null }) {
     this.#listener = listener;
-    this.#identity = options.identity;
-    this.#secrets = options.secrets;
+    this.#admit = options.admit;
     this.ticket = options.ticket;
   }
 
@@ -109,44 +115,17 @@ class TlsDoor implements Door {
 
   async accept(signal: AbortSignal): Promise<Caller> {
     const conn = await this.#listener.accept(signal);
-    const peer = formatRemote(conn);
+    const { hostname, port } = conn.remoteAddr;
+    const peer = formatAddress({ host: hostname, port });
     const reachedHost = conn.localAddr.hostname;
-    const admit = async (signal: AbortSignal) => {
-      const { link } = await acceptSecure(conn, {
-        identity: this.#identity,
-        secrets: this.#secrets,
-        limits: this.#limits,
-        signal,
-      });
-      return { link, peer, reachedHost, encrypted: true };
+    const encrypted = this.#admit !== null;
+    return {
+      admit: async (signal) => {
+        const { link } = await this.#admit?.(conn, signal) ?? { link: conn };
+        return { link, peer, reachedHost, encrypted };
+      },
+      close: () => conn.close(),
     };
-    return { admit, close: () => conn.close() };
-  }
-
-  [Symbol.dispose](): void {
-    this.#listener.close();
-  }
-}
-
-class PlainDoor implements Door {
-  readonly single = false;
-  readonly ticket = null;
-  readonly #listener: Listener;
-
-  constructor(listener: Listener) {
-    this.#listener = listener;
-  }
-
-  get address(): Address {
-    return this.#listener.address;
-  }
-
-  async accept(signal: AbortSignal): Promise<Caller> {
-    const link = await this.#listener.accept(signal);
-    const peer = formatRemote(link);
-    const reachedHost = link.localAddr.hostname;
-    const guest = { link, peer, reachedHost, encrypted: false };
-    return { admit: () => Promise.resolve(guest), close: () => link.close() };
   }
 
   [Symbol.dispose](): void {
@@ -161,8 +140,9 @@ class StdioDoor implements Door {
 
   accept(): Promise<Caller> {
     const link = new StdioLink();
-    const guest = { link, peer: "ssh", reachedHost: null, encrypted: true };
-    return Promise.resolve({ admit: () => Promise.resolve(guest), close: () => link.close() });
+    const admitted = { link, peer: "ssh", reachedHost: null, encrypted: true };
+    const admit = () => Promise.resolve(admitted);
+    return Promise.resolve({ admit, close: () => link.close() });
   }
 
   [Symbol.dispose](): void {}
@@ -190,9 +170,4 @@ function advertisedHost({ advertise, listen: { host } }: ReceiveOptions): string
   if (host === "0.0.0.0") return getNetworkAddress("IPv4") ?? "127.0.0.1";
   if (host === "::") return getNetworkAddress("IPv6") ?? "::1";
   return host;
-}
-
-function formatRemote(conn: Deno.TcpConn): string {
-  const { hostname, port } = conn.remoteAddr;
-  return formatAddress({ host: hostname, port });
 }

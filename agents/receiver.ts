@@ -22,7 +22,7 @@ import { Account } from "../src/migration/account.ts";
 import type { AccountEvent } from "../src/migration/events.ts";
 import type { Migration } from "../src/migration/migration.ts";
 import { QmpCommandError } from "../src/qmp/client.ts";
-import type { Guest } from "./door.ts";
+import type { Admitted } from "./door.ts";
 import { Peer } from "./peer.ts";
 import { relayToSocket } from "./local_relay.ts";
 import { serveNbd } from "./nbd_transport.ts";
@@ -45,11 +45,11 @@ export interface ReceiverOptions {
  * peer never got as far as a valid `hello`. Never throws: the account says it all.
  */
 export async function receive(
-  guest: Guest,
+  sender: Admitted,
   options: ReceiverOptions,
   migration: Migration,
 ): Promise<AccountEvent | null> {
-  const receiver = new Receiver(guest, options, migration);
+  const receiver = new Receiver(sender, options, migration);
   try {
     await migration.runPhase("preflight", (signal) => receiver.preflight(signal));
     await migration.runPhase("params", (signal) => receiver.params(signal));
@@ -69,7 +69,7 @@ export async function receive(
 class Receiver {
   readonly account = new Account();
   copiesStorage = false;
-  readonly #guest: Guest;
+  readonly #sender: Admitted;
   readonly #options: ReceiverOptions;
   readonly #migration: Migration;
   readonly #requests = new Requests();
@@ -86,8 +86,8 @@ class Receiver {
   #arrivedRequest!: Request<"arrived">;
   #handoverRequest!: Request<"handover">;
 
-  constructor(guest: Guest, options: ReceiverOptions, migration: Migration) {
-    this.#guest = guest;
+  constructor(sender: Admitted, options: ReceiverOptions, migration: Migration) {
+    this.#sender = sender;
     this.#options = options;
     this.#migration = migration;
     this.#onEffect = (what, undo) => void migration.undo.add(what, undo);
@@ -96,7 +96,7 @@ class Receiver {
   async preflight(signal: AbortSignal): Promise<void> {
     const migration = this.#migration;
     const { handlers } = this.#requests;
-    const peer = this.#peer = await Peer.accepted(this.#guest.link, {
+    const peer = this.#peer = await Peer.accepted(this.#sender.link, {
       migration,
       handlers,
       signal,
@@ -126,10 +126,10 @@ class Receiver {
       migration.report({
         type: "started",
         guest: params.name,
-        peer: this.#guest.peer,
+        peer: this.#sender.peer,
         copy_storage: this.copiesStorage,
       });
-      warnIfInsecure(migration, this.#guest.encrypted);
+      warnIfInsecure(migration, this.#sender.encrypted);
       migration.step(1);
       this.#plan = await this.#options.host.plan(params, signal);
       const { binary, qemuVersion, targets, warnings } = this.#plan;

@@ -11,7 +11,7 @@ import { CommandHost } from "../src/guest/launch_command.ts";
 import type { DiskPlacement } from "../src/guest/target_disks.ts";
 import type { AccountEvent, AgentEvent, EventBody } from "../src/migration/events.ts";
 import { Migration } from "../src/migration/migration.ts";
-import { type Caller, type Guest, openDoor } from "./door.ts";
+import { type Admitted, type Caller, openDoor } from "./door.ts";
 import { receive } from "./receiver.ts";
 
 /** Connections at a time: more are closed at once. Real senders are few; port scanners are not. */
@@ -81,9 +81,9 @@ export async function serve(
   };
   const connections = new Set<Promise<void>>();
   const handle = async (caller: Caller) => {
-    let guest: Guest;
+    let sender: Admitted;
     try {
-      guest = await caller.admit(stop);
+      sender = await caller.admit(stop);
     } catch (error) {
       const { code, message } = toAgentError(error);
       if (!stop.aborted) {
@@ -92,11 +92,11 @@ export async function serve(
       return;
     }
     const migration = new Migration({ side: "destination", emit, cancel: stop });
-    const ended = await receive(guest, {
+    const ended = await receive(sender, {
       claim,
       host: makeHost(options),
-      nbd: nbdAddress(options, guest),
-      allowPlainNbd: !guest.encrypted || options.insecureNbd,
+      nbd: nbdAddress(options, sender),
+      allowPlainNbd: !sender.encrypted || options.insecureNbd,
     }, migration);
     if (ended) migration.report(ended);
     if (door.single || (ended && migration.id === onceId)) {
@@ -131,7 +131,7 @@ export async function serve(
 }
 
 /** The NBD server listens where the sender has reached this agent, unless told otherwise. */
-function nbdAddress({ nbdHost, nbdPorts: ports }: ReceiveOptions, { reachedHost }: Guest) {
+function nbdAddress({ nbdHost, nbdPorts: ports }: ReceiveOptions, { reachedHost }: Admitted) {
   const host = nbdHost ?? reachedHost;
   return host === null ? null : { host, ports };
 }

@@ -113,11 +113,6 @@ export function checkTicketAge(ticket: Ticket, nowMs: number): void {
   });
 }
 
-/** `text` with every ticket in it made unreadable, for logs and messages. */
-export function redactTickets(text: string): string {
-  return text.replace(/\bmat\d{1,4}_[A-Za-z0-9_-]{8,}/g, "mat…(ticket)");
-}
-
 function decodeBody(body: Uint8Array): Ticket {
   const view = new DataView(body.buffer, body.byteOffset, body.length);
   let at = 0;

@@ -17,6 +17,9 @@ const DATA_BYTES = 24 * MIB;
 /** Above what the agents allow a silent peer (5 s), far below TCP's own patience of minutes. */
 const NOTICE_MS = 15_000;
 
+/** The guest must not wait for a dead link; this is far above what a busy machine does to it. */
+const STANDSTILL_MS = 4_000;
+
 /** Limits that hold a phase open for as long as it takes. */
 const HELD = {
   mirror: ["-q", "--disk-bandwidth", "1M"],
@@ -60,7 +63,7 @@ Deno.test({
             },
           });
           await net.restore(signal);
-          console.error(`    longest standstill of the guest: ${Math.round(stall.longestMs)} ms`);
+          assertLess(stall.longestMs, STANDSTILL_MS);
         });
       }
     }

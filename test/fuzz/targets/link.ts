@@ -9,7 +9,6 @@ import {
   decodeTicket,
   encodeTicket,
   MAX_TICKET_LENGTH,
-  redactTickets,
   type Ticket,
 } from "../../../src/link/ticket.ts";
 import { join, mutateBytes } from "../mutate_bytes.ts";
@@ -61,7 +60,6 @@ export const TICKET_TARGET: Target<string> = {
     return PREFIX + join(body, sum.subarray(0, CHECKSUM_BYTES)).toBase64(BASE64);
   },
   run(text) {
-    holds(!redactTickets(`a ${text} b`).includes(text) || !TICKETS.includes(text), () => "shown");
     let ticket: Ticket;
     try {
       ticket = decodeTicket(text);
