@@ -88,17 +88,8 @@ export async function checkReusedSize(
   target: { path: string; isBlockDevice: boolean },
 ): Promise<void> {
   const { path } = target;
-  const args = ["info", "--output=json", "-f", disk.format, "--", path];
-  let size: number;
-  try {
-    const info: unknown = JSON.parse(await runQemuImg(args, AbortSignal.timeout(60_000)));
-    size = Number((info as { "virtual-size": unknown })["virtual-size"]);
-  } catch (cause) {
-    throw refusal(
-      "target_unusable",
-      `Cannot reuse ${quote(path)} as a ${disk.format} target: ${describeError(cause)}`,
-    );
-  }
+  const info = await readImageInfo({ path, format: disk.format }, { inUse: false });
+  const size = Number((info as { "virtual-size": unknown })["virtual-size"]);
   const fits = size === disk.virtual_size_bytes ||
     (target.isBlockDevice && disk.format === "raw" && size >= disk.virtual_size_bytes);
   if (fits) return;
@@ -109,6 +100,27 @@ export async function checkReusedSize(
     } has ${disk.virtual_size_bytes}`,
     "the sizes must be equal (a block device may be larger)",
   );
+}
+
+/**
+ * What qemu-img says of an image, without opening what it is based on.
+ * @param options.inUse whether somebody may have it open for writing (QEMU's own locks)
+ * @throws AgentError `image_unusable` (kind refused)
+ */
+export async function readImageInfo(
+  { path, format }: { path: string; format: string },
+  options: { inUse: boolean },
+): Promise<unknown> {
+  const force = options.inUse ? ["--force-share"] : [];
+  const args = ["info", "--output=json", ...force, "-f", format, "--", path];
+  try {
+    return JSON.parse(await runQemuImg(args, AbortSignal.timeout(60_000)));
+  } catch (cause) {
+    throw refusal(
+      "image_unusable",
+      `Cannot use ${quote(path)} as a ${format} image: ${describeError(cause)}`,
+    );
+  }
 }
 
 /** Refuses a file that any process of this host has open. */

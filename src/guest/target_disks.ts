@@ -5,6 +5,7 @@ import { type AgentError, quote } from "../base/errors.ts";
 import { checkPathInside, QEMU_DATA_FOLDERS } from "./command_line/policy.ts";
 import type { TargetDisk } from "./destination.ts";
 import { isNamed } from "./disks.ts";
+import { refuseForeignReferences } from "./image_references.ts";
 import {
   checkReusedSize,
   freeBytes,
@@ -65,7 +66,13 @@ async function planTarget(disk: Disk, placement: DiskPlacement): Promise<TargetD
   const info = await statOrNull(path);
   const protocol = info?.isBlockDevice ? "host_device" as const : "file" as const;
   if (disk.action === "present" || disk.action === "shared") {
-    if (info) return { ...base, protocol, path, note: null };
+    if (info) {
+      await refuseForeignReferences(
+        { path, format: disk.format },
+        (file) => isAllowed(file, { disk, placement }),
+      );
+      return { ...base, protocol, path, note: null };
+    }
     if (disk.action === "present" && disk.removable) {
       return { ...base, path: null, note: `medium ${quote(path)} is not here: left out` };
     }
@@ -97,6 +104,7 @@ async function planTarget(disk: Disk, placement: DiskPlacement): Promise<TargetD
   }
   await refuseInUse(path);
   await checkReusedSize(disk, { path, isBlockDevice: info.isBlockDevice === true });
+  await refuseForeignReferences({ path, format: disk.format }, () => false);
   return { ...base, protocol, path, note };
 }
 
@@ -120,19 +128,10 @@ function choosePath(disk: Disk, placement: DiskPlacement): string | null {
 }
 
 /** A path that the peer has a part in must stay in the folders that this receiver was given. */
-function refuseOutside(
-  path: string,
-  { disk, placement }: { disk: Disk; placement: DiskPlacement },
-): string {
-  const { diskDir, pathMaps, allowDirs } = placement;
-  const folders = [
-    ...(diskDir === null ? [] : [diskDir]),
-    ...pathMaps.map(({ to }) => to),
-    ...allowDirs,
-  ];
-  // A flash chip's firmware comes from QEMU's own data on either host.
-  const readable = disk.action === "present" ? [...folders, ...QEMU_DATA_FOLDERS] : folders;
-  if (checkPathInside(path, readable, { realPath: realPathOrNull }) !== null) return path;
+function refuseOutside(path: string, context: { disk: Disk; placement: DiskPlacement }): string {
+  if (isAllowed(path, context)) return path;
+  const { disk, placement } = context;
+  const folders = allowedFolders(placement);
   const missing = folders.find((folder) =>
     path.startsWith(folder + "/") && realPathOrNull(folder) === null
   );
@@ -143,6 +142,20 @@ function refuseOutside(
       `(${folders.join(", ") || "none"})`,
     `allow its folder with --allow-dir, or name the disk with --disk ${disk.name}=PATH`,
   );
+}
+
+function isAllowed(
+  path: string,
+  { disk, placement }: { disk: Disk; placement: DiskPlacement },
+): boolean {
+  const folders = allowedFolders(placement);
+  // A flash chip's firmware comes from QEMU's own data on either host.
+  const readable = disk.action === "present" ? [...folders, ...QEMU_DATA_FOLDERS] : folders;
+  return checkPathInside(path, readable, { realPath: realPathOrNull }) !== null;
+}
+
+function allowedFolders({ diskDir, pathMaps, allowDirs }: DiskPlacement): string[] {
+  return [...(diskDir === null ? [] : [diskDir]), ...pathMaps.map(({ to }) => to), ...allowDirs];
 }
 
 function refuseUnknownNames(disks: readonly Disk[], placement: DiskPlacement): void {

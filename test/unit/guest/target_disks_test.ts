@@ -2,6 +2,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { AgentError } from "../../../src/base/errors.ts";
 import type { Disk } from "../../../src/guest/params.ts";
 import { type DiskPlacement, mapPath, planTargets } from "../../../src/guest/target_disks.ts";
+import { makeImage } from "../../lib/disks.ts";
 import { requires } from "../../lib/requires.ts";
 import { TempDir } from "../../lib/temp.ts";
 import { makeDisk } from "./command_line/fixtures.ts";
@@ -165,8 +166,39 @@ Deno.test({
     const larger = makeDisk({ name: "a", virtual_size_bytes: 2 << 20 });
     await refused("target_size", [larger], reuse);
     const other = makeDisk({ name: "a", format: "qcow2" });
-    await refused("target_unusable", [other], reuse);
+    await refused("image_unusable", [other], reuse);
     using _open = await Deno.open(path);
     await refused("target_in_use", [makeDisk({ name: "a" })], reuse);
+  },
+});
+
+Deno.test({
+  name: "refused: an image that is here and names files outside the folders",
+  ...requires("qemu-img"),
+  async fn() {
+    await using inside = await TempDir.create();
+    await using outside = await TempDir.create();
+    const signal = AbortSignal.timeout(20_000);
+    const size = { format: "qcow2", sizeBytes: 2 ** 20, signal } as const;
+    for (const folder of [inside, outside]) await makeImage(folder.file("base"), size);
+    const overlay = async (name: string, base: string) => {
+      const backing = { path: base, format: "qcow2" } as const;
+      await makeImage(inside.file(name), { ...size, backing });
+      return inside.file(name);
+    };
+    const good = await overlay("good", inside.file("base"));
+    const bad = await overlay("bad", outside.file("base"));
+    const worse = await overlay("worse", bad); // one further down
+    const disk = { name: "a", action: "shared", format: "qcow2" } as const;
+    const allowed = { allowDirs: [inside.path] };
+    await plan([makeDisk({ ...disk, path: good })], allowed);
+    await plan([makeDisk({ ...disk, format: "raw", path: bad })], allowed);
+    for (const path of [bad, worse]) {
+      await refused("image_names_other_file", [makeDisk({ ...disk, path })], allowed);
+    }
+    // What is to be overwritten is to be whole in itself.
+    const target = makeDisk({ ...disk, action: "mirror", virtual_size_bytes: 2 ** 20, path: "/a" });
+    const reuse = { diskPaths: [{ name: "a", path: good }], reuseDisks: true };
+    await refused("image_names_other_file", [target], { ...allowed, ...reuse });
   },
 });
