@@ -48,6 +48,7 @@ async function moveByAgents(
   const { way, stopwatch, signal } = options;
   const { site, source } = scene;
   const opened = scene.openDestination(signal).then(stopwatch.follow);
+  opened.catch(() => {}); // thrown below, unless something else fails first
   const receive = ["--listen", "127.0.0.1:0", "--qemu", scene.qemu];
   if (way === "insecure") receive.push("--insecure");
   const receiver = await site.receive(receive, signal);
