@@ -147,7 +147,10 @@ function estimateBits(bytes: Uint8Array): number {
   return bits;
 }
 
+/** Without the line end of a text. In random bytes what looks like one is a part of the secret. */
 function trimEnd(bytes: Uint8Array): Uint8Array {
+  const isText = bytes.every((byte) => (byte >= 0x20 && byte < 0x7f) || [9, 10, 13].includes(byte));
+  if (!isText) return bytes;
   let end = bytes.length;
   while (end > 0 && [0x09, 0x0a, 0x0d, 0x20].includes(bytes[end - 1]!)) end--;
   return bytes.subarray(0, end);

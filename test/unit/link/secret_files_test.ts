@@ -134,6 +134,11 @@ Deno.test("a secret file gives the same secret whatever follows its last charact
   assertNotEquals(await readSecretFile(file, never), secret);
   await write(crypto.getRandomValues(new Uint8Array(32)).toHex());
   await readSecretFile(file, never);
+  // 32 random bytes that happen to end like a line are a secret as they are.
+  const bytes = Uint8Array.from({ length: 32 }, (_, i) => 7 * i + 0x80);
+  bytes[31] = 0x0a;
+  await write(bytes);
+  await readSecretFile(file, never);
   for (const weak of ["", "short", "a".repeat(64), "password".repeat(5), text.slice(0, 31)]) {
     await write(weak);
     assertEquals(await refusal(() => readSecretFile(file, never)), "weak_secret");
