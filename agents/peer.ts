@@ -10,11 +10,14 @@ import { Session } from "../src/wire/session.ts";
 
 /** How long the last words to a peer may take when this side has failed. */
 const LAST_WORDS_MS = 2000;
+/** What a peer may say unasked: each goes into the log, which must not be filled by it. */
+const MAX_NOTIFICATIONS = 100;
 
 export class Peer {
   readonly session: Session;
   readonly channel: ControlChannel;
   readonly #side: Side;
+  #heard = 0;
 
   private constructor(session: Session, options: {
     stream: ReturnType<Session["openStream"]>;
@@ -27,7 +30,10 @@ export class Peer {
     this.channel = new ControlChannel(stream, {
       side: migration.side,
       ...(handlers ? { handlers } : {}),
-      onNotification: (notification) => this.#hear(notification, migration),
+      onNotification: (notification) => {
+        if (++this.#heard <= MAX_NOTIFICATIONS) this.#hear(notification, migration);
+        else migration.fail(tooManyNotifications());
+      },
     });
   }
 
@@ -96,4 +102,12 @@ export class Peer {
         );
     }
   }
+}
+
+function tooManyNotifications(): AgentError {
+  return new AgentError(
+    "too_many_notifications",
+    `The other agent has sent more than ${MAX_NOTIFICATIONS} notifications`,
+    { kind: "link" },
+  );
 }

@@ -60,7 +60,13 @@ export async function receive(
     await migration.runPhase("handover", (signal) => receiver.handover(signal));
     await migration.runPhase("end", (signal) => receiver.end(signal));
   } catch (error) {
-    await receiver.giveUp(toAgentError(error, { side: "destination" }));
+    const failure = toAgentError(error, { side: "destination" });
+    if (migration.id === null && failure.kind !== "cancelled") {
+      const { code, message } = failure; // no account will tell
+      const text = `The connection from ${sender.peer} came to no migration: ${message}`;
+      migration.report({ type: "warning", code, text });
+    }
+    await receiver.giveUp(failure);
   }
   await receiver.close();
   return migration.id === null ? null : receiver.account.finish(migration);

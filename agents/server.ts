@@ -13,6 +13,7 @@ import type { AccountEvent, AgentEvent, EventBody } from "../src/migration/event
 import { Migration } from "../src/migration/migration.ts";
 import { type Admitted, type Caller, openDoor } from "./door.ts";
 import { receive } from "./receiver.ts";
+import { RefusalLog } from "./refusal_log.ts";
 
 /** Connections at a time: more are closed at once. Real senders are few; port scanners are not. */
 const MAX_CONNECTIONS = 64;
@@ -80,15 +81,13 @@ export async function serve(
     return onceId;
   };
   const connections = new Set<Promise<void>>();
+  const refusals = new RefusalLog(say);
   const handle = async (caller: Caller) => {
     let sender: Admitted;
     try {
       sender = await caller.admit(stop);
     } catch (error) {
-      const { code, message } = toAgentError(error);
-      if (!stop.aborted) {
-        say({ type: "warning", code, text: `A connection was refused: ${message}` });
-      }
+      if (!stop.aborted) refusals.refused(toAgentError(error));
       return;
     }
     const migration = new Migration({ side: "destination", emit, cancel: stop });
@@ -112,7 +111,10 @@ export async function serve(
         caller.close();
         continue;
       }
-      const handled = handle(caller).finally(() => connections.delete(handled));
+      // A defect in one connection's story must not end the others'.
+      const handled = handle(caller)
+        .catch((error) => refusals.refused(toAgentError(error)))
+        .finally(() => connections.delete(handled));
       connections.add(handled);
       if (door.single) break;
     } catch (error) {

@@ -85,7 +85,7 @@ need_qemu() { need_packages qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-uti
 need_test_tools() {
   need_packages qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils nasm:nasm nbdkit:nbdkit \
     nbdinfo:libnbd-bin ip:iproute2 socat:socat ansible-playbook:ansible-core \
-    sshd:openssh-server ssh:openssh-client jq:jq zsh:zsh openssl:openssl
+    sshd:openssh-server ssh:openssh-client jq:jq zsh:zsh openssl:openssl tcpdump:tcpdump losetup:util-linux mount:mount setpriv:util-linux
 }
 
 # A second, newer QEMU for the tests between versions; named by QEMU_NEWER if there is one already.

@@ -75,8 +75,10 @@ export class FrameReader {
   async readPreface(): Promise<void> {
     const preface = new Uint8Array(PREFACE_BYTES);
     let count = 0;
-    while (count < PREFACE_BYTES) count += await this.#read(preface.subarray(count));
-    checkPreface(preface);
+    while (count < PREFACE_BYTES) {
+      count += await this.#read(preface.subarray(count));
+      checkPreface(preface.subarray(0, count)); // another protocol may say less and hang up
+    }
   }
 
   /** The next frame's header. Throws `connection_lost` at the end of the bytes. */

@@ -11,6 +11,8 @@ export const WIRE_VERSION = 1;
 export const PREFACE_BYTES = 8;
 
 const MAGIC = "MIGWIRE";
+/** First byte of a TLS server's answer to what is no TLS. */
+const TLS_ALERT = 0x15;
 const MAX_KIND_BYTES = 32;
 const MAX_CODE_BYTES = 64;
 const MAX_NOTE_BYTES = 1024;
@@ -86,9 +88,12 @@ export function encodePreface(): Uint8Array {
   return bytes;
 }
 
-/** Throws an AgentError of kind "link" unless the peer speaks this version of the wire. */
+/**
+ * Throws an AgentError of kind "link" unless the peer speaks this version of the wire. `bytes` may be
+ * the beginning of a preface.
+ */
 export function checkPreface(bytes: Uint8Array): void {
-  for (let i = 0; i < MAGIC.length; i++) {
+  for (let i = 0; i < Math.min(bytes.length, MAGIC.length); i++) {
     if (bytes[i] !== MAGIC.charCodeAt(i)) {
       const seen = quotePeer(String.fromCharCode(...bytes.subarray(0, PREFACE_BYTES)));
       throw new AgentError(
@@ -96,11 +101,14 @@ export function checkPreface(bytes: Uint8Array): void {
         `The other end of the connection is not a migrate-agent: ${seen}`,
         {
           kind: "link",
-          hint: "Check the address and port; --insecure must be given to both sides or to neither.",
+          hint: bytes[0] === TLS_ALERT
+            ? "It speaks TLS: --insecure must be given on both sides or on neither."
+            : "Check the address and port.",
         },
       );
     }
   }
+  if (bytes.length < PREFACE_BYTES) return;
   const version = bytes[MAGIC.length];
   if (version !== WIRE_VERSION) {
     throw new AgentError(

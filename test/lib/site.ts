@@ -9,6 +9,8 @@ import type { TestNet } from "./netns.ts";
 import { TempDir } from "./temp.ts";
 
 const LOOK_MS = 20;
+/** Options of `receive` that say how senders are known. */
+const OWN_WAYS = ["--secret-file", "--ticket-file", "--show-ticket", "--insecure"];
 
 /** A receiver that listens. */
 export interface Receiver {
@@ -60,15 +62,17 @@ export class TestSite implements AsyncDisposable {
     const places = args.includes("--disk-dir") || args.includes("--adopt-qmp")
       ? []
       : ["--disk-dir", this.disks];
-    const proof = args.includes("--insecure")
-      ? ["--insecure"]
+    // Unless the test has its own way: by a secret that both sides have.
+    const proof = OWN_WAYS.some((way) => args.includes(way))
+      ? []
       : ["--secret-file", this.#secretFile];
     const listen = this.#net ? ["--listen", `${this.#net.right.address}:0`] : [];
-    const receive = ["receive", "--run-dir", this.run, ...listen, ...places, ...args];
-    const agent = this.start([...receive, ...proof.filter((word) => !args.includes(word))], signal);
+    const receive = ["receive", "--run-dir", this.run, ...listen, ...places, ...proof, ...args];
+    const agent = this.start(receive, signal);
     const { host, port } = await agent.waitFor("listening");
     const address = `${host}:${port}`;
-    return { agent, address, port, reach: ["--to", address, ...proof] };
+    const insecure = args.includes("--insecure") ? ["--insecure"] : [];
+    return { agent, address, port, reach: ["--to", address, ...proof, ...insecure] };
   }
 
   /** Starts an agent that is ended with this host at the latest. */
