@@ -129,6 +129,7 @@ class Receiver {
       const params = this.#params = parseParams(document.text);
       this.copiesStorage = plan.body.copy_storage;
       this.account.guest = params.name;
+      this.account.running = params.running;
       migration.report({
         type: "started",
         guest: params.name,

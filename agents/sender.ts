@@ -94,6 +94,7 @@ class Sender {
     const { params } = this.#guest;
     migration.guard(this.#runState.follow(params.running));
     this.account.guest = params.name;
+    this.account.running = params.running;
     const connection = this.#connection = await connect(this.#options.connection, signal);
     migration.report({
       type: "started",

@@ -32,8 +32,9 @@ export function accountText(account: AccountEvent): string {
 }
 
 function whereabouts(account: AccountEvent): string {
-  const guest = account.guest === "" ? "the guest" : `guest '${account.guest}'`;
+  const guest = `guest '${account.guest}'`;
   const outcome = OUTCOMES[account.outcome];
+  if (account.guest === "") return `${outcome}: nothing was changed.`;
   if (account.owner === null) {
     return `${outcome}: ${guest} is paused, and which host may run it is not known.`;
   }

@@ -64,7 +64,8 @@ export class QmpClient implements AsyncDisposable {
 
   /**
    * Connects to QEMU's QMP socket at `path` and negotiates.
-   * @throws AgentError `qmp_unreachable` when nothing listens there or the socket is in use
+   * @throws AgentError `qmp_unreachable` (kind refused) when nothing listens there or the socket is
+   *   in use
    */
   static async connect(path: string, options: { signal: AbortSignal }): Promise<QmpClient> {
     options.signal.throwIfAborted();
@@ -76,6 +77,7 @@ export class QmpClient implements AsyncDisposable {
         "qmp_unreachable",
         `Cannot connect to the QMP socket ${quote(path)}: ${describeError(error)}`,
         {
+          kind: "refused",
           cause: error,
           hint:
             "QEMU needs an option such as '-qmp unix:PATH,server=on,wait=off', and must be running",
@@ -104,7 +106,10 @@ export class QmpClient implements AsyncDisposable {
         throw new AgentError(
           "qmp_unreachable",
           `No QMP greeting from ${quote(path)} within ${GREETING_TIMEOUT_MS / 1000} s`,
-          { hint: "a QMP socket serves one client at a time: is another program connected to it?" },
+          {
+            kind: "refused",
+            hint: "a QMP socket serves one client at a time: is another program connected to it?",
+          },
         );
       }
       const enable = client.#hasOutOfBand ? { enable: ["oob"] } : {};

@@ -65,9 +65,11 @@ Deno.test("the account says first where the guest is", () => {
   assertMatch(accountText(account), /^Completed: guest 'vm1' runs at the destination\.\n/);
   assertMatch(accountText(FAILED), /^Failed: guest 'vm1' runs on at the source\.\n/);
   assertMatch(
-    accountText({ ...FAILED, running: false, guest: "" }),
-    /^Failed: the guest is paused at the source\.\n/,
+    accountText({ ...FAILED, running: false }),
+    /^Failed: guest 'vm1' is paused at the source\.\n/,
   );
+  // It ended before a guest was looked at.
+  assertMatch(accountText({ ...FAILED, guest: "" }), /^Failed: nothing was changed\.\n/);
   assertMatch(
     accountText({ ...account, outcome: "uncertain", owner: null, running: false }),
     /^Uncertain: guest 'vm1' is paused, and which host may run it is not known\.\n/,
