@@ -2,6 +2,7 @@
 // stream on both sides, and in tunnel mode one stream per NBD connection. The bytes are QEMU's own
 // and are not looked at.
 
+import { AgentError, describeError } from "../src/base/errors.ts";
 import { giveTo, type PrivateFolder } from "../src/guest/private_folder.ts";
 import { relay } from "../src/wire/relay.ts";
 import type { WireStream } from "../src/wire/stream.ts";
@@ -99,7 +100,13 @@ async function relayConnection(
   } catch (error) {
     // When this side has given up, the peer is to hear of that, and not of a broken stream.
     if (!signal.aborted) stream.reset("relay_ended", "the connection behind this stream has ended");
-    throw error;
+    if (signal.aborted || error instanceof AgentError) throw error;
+    // The other end of a local socket is QEMU, so it is QEMU that has ended or given up.
+    throw new AgentError(
+      "qemu_connection_lost",
+      `QEMU has closed its connection for the ${stream.kind} stream: ${describeError(error)}`,
+      { cause: error },
+    );
   } finally {
     conn.close();
   }

@@ -276,7 +276,7 @@ class Receiver {
     const told = this.#peer?.tellFailure(error);
     error.undoErrors.push(...await this.#migration.undo.rollback());
     // A handover that comes too late gets an answer that leaves no doubt, once its QEMU is gone.
-    if (error.undoErrors.length === 0) this.#requests.refuse(handoverRefused(error));
+    if (error.undoErrors.length === 0) this.#requests.refuse(error, handoverRefused(error));
     await told;
   }
 

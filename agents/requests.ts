@@ -22,7 +22,7 @@ interface Arrival {
 export class Requests {
   #arrival = Promise.withResolvers<Arrival>();
   #waiting = false;
-  #refusal: AgentError | undefined;
+  #refusalOf: ((name: RequestName) => AgentError) | undefined;
 
   /** For the control channel. */
   readonly handlers: Handlers = {
@@ -59,14 +59,17 @@ export class Requests {
     };
   }
 
-  /** Answers a request that waits, and every later one, with `error`. */
-  refuse(error: AgentError): void {
-    this.#refusal = error;
-    if (this.#waiting) this.#arrival.promise.then(({ reply }) => reply.reject(error));
+  /** Answers a request that waits, and every later one, with `error`; a handover with its own. */
+  refuse(error: AgentError, handover: AgentError): void {
+    const refusalOf = (name: RequestName) => name === "handover" ? handover : error;
+    this.#refusalOf = refusalOf;
+    if (this.#waiting) {
+      this.#arrival.promise.then(({ name, reply }) => reply.reject(refusalOf(name)));
+    }
   }
 
   #hold<N extends RequestName>(name: N, body: RequestBody<N>): Promise<ReplyBody<N>> {
-    if (this.#refusal) return Promise.reject(this.#refusal);
+    if (this.#refusalOf) return Promise.reject(this.#refusalOf(name));
     if (this.#waiting) return Promise.reject(outOfOrder(name, "while another request was open"));
     this.#waiting = true;
     const reply = Promise.withResolvers<unknown>();

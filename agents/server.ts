@@ -1,6 +1,7 @@
 // `receive`: listens, and gives every connection a migration of its own. With --once it ends with the
 // first; with --serve when it is told to.
 
+import { Deadline, delay } from "../src/base/deadline.ts";
 import { AgentError, toAgentError } from "../src/base/errors.ts";
 import type { ReceiveOptions } from "../src/cli/receive_command.ts";
 import { AdoptHost } from "../src/guest/adopt.ts";
@@ -17,6 +18,8 @@ import { RefusalLog } from "./refusal_log.ts";
 
 /** Connections at a time: more are closed at once. Real senders are few; port scanners are not. */
 const MAX_CONNECTIONS = 64;
+
+const ACCEPT_PAUSE_MS = 1000;
 
 export interface ServerOptions {
   emit: (event: AgentEvent) => void;
@@ -80,6 +83,17 @@ export async function serve(
     claimed = true;
     return onceId;
   };
+  using expiry = new Deadline(
+    door.ticket === null ? Infinity : options.ticketForMs,
+    () =>
+      new AgentError("ticket_expired", "No sender came while the ticket was good", {
+        kind: "timeout",
+        side: "destination",
+      }),
+  );
+  expiry.signal.addEventListener("abort", () => {
+    if (!claimed) enough.abort(expiry.signal.reason);
+  });
   const connections = new Set<Promise<void>>();
   const refusals = new RefusalLog(say);
   const handle = async (caller: Caller) => {
@@ -118,12 +132,15 @@ export async function serve(
       connections.add(handled);
       if (door.single) break;
     } catch (error) {
-      if (!stop.aborted) throw error;
+      if (stop.aborted) break;
+      // Out of descriptors, for example: what runs goes on, and this may pass.
+      refusals.refused(toAgentError(error));
+      await delay(ACCEPT_PAUSE_MS, stop).catch(() => {}); // told to stop: the loop looks
     }
   }
   await Promise.all(connections);
   if (account === null && !options.serve) {
-    throw cancel.aborted ? toAgentError(cancel.reason) : new AgentError(
+    throw cancel.aborted || expiry.signal.aborted ? toAgentError(stop.reason) : new AgentError(
       "no_migration",
       "The connection ended before a migration began",
       { kind: "link", side: "destination" },

@@ -2,6 +2,7 @@
 // of its devices. One per guest name under the run folder; refused while a guest lives in it.
 
 import { AgentError, describeError, quote } from "../base/errors.ts";
+import { statOrNull } from "./image_files.ts";
 import { isAlive } from "./proc.ts";
 
 export interface GuestFolder {
@@ -39,6 +40,14 @@ export function guestFolder(
 
 /** @throws AgentError `guest_exists` (kind refused) when a guest of that name lives here */
 export async function refuseLivingGuest(folder: GuestFolder, name: string): Promise<void> {
+  const there = await statOrNull(folder.path);
+  if (there && !there.isDirectory) {
+    throw new AgentError("guest_folder_taken", `${quote(folder.path)} is there and is no folder`, {
+      kind: "refused",
+      side: "destination",
+      hint: "remove it, or use another --run-dir",
+    });
+  }
   const pid = await readPidFile(folder.pidFile);
   if (pid === null || !await isAlive(pid)) return;
   throw new AgentError(
