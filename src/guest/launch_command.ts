@@ -3,6 +3,7 @@
 // Specification: docs/launch.md, "Your own command".
 
 import * as v from "valibot";
+import { Deadline, delay } from "../base/deadline.ts";
 import { AgentError, describeError, quote } from "../base/errors.ts";
 import { QmpClient } from "../qmp/client.ts";
 import type {
@@ -17,6 +18,10 @@ import type { GuestParams } from "./params.ts";
 import { endProcess, isAlive } from "./proc.ts";
 import { findSocketOwner, readProcess } from "./process.ts";
 import { type DiskPlacement, planTargets } from "./target_disks.ts";
+
+/** How long QEMU may take to listen after the command has said where it will. */
+const SOCKET_TIMEOUT_MS = 10_000;
+const LOOK_MS = 50;
 
 const AnswerSchema = v.object({ qmp: v.pipe(v.string(), v.startsWith("/")) });
 
@@ -52,7 +57,7 @@ export class CommandHost implements DestinationHost {
       path,
     }));
     const path = await this.#run(JSON.stringify({ params, disks }), signal);
-    const pid = await findSocketOwner(path);
+    const pid = await this.#waitForSocket(path, signal);
     onEffect(`end the QEMU that ${quote(this.#options.command)} started`, async () => {
       if (await isAlive(pid)) await endProcess(pid);
     });
@@ -65,14 +70,36 @@ export class CommandHost implements DestinationHost {
 
   async close(): Promise<void> {}
 
+  /** Waits until QEMU listens on the socket; its process. Nothing tells when a socket listens. */
+  async #waitForSocket(path: string, signal: AbortSignal): Promise<number> {
+    using limit = new Deadline(
+      SOCKET_TIMEOUT_MS,
+      () => this.#failure(`named the QMP socket ${quote(path)}, on which nobody listens`),
+      signal,
+    );
+    while (true) {
+      try {
+        return await findSocketOwner(path);
+      } catch (error) {
+        const notYet = error instanceof Deno.errors.NotFound ||
+          (error instanceof AgentError && error.code === "qemu_process_unknown");
+        if (!notYet) throw error;
+        await delay(LOOK_MS, limit.signal);
+      }
+    }
+  }
+
+  #failure(why: string, cause?: unknown): AgentError {
+    const { command } = this.#options;
+    return new AgentError("launch_command_failed", `--launch-command ${quote(command)} ${why}`, {
+      side: "destination",
+      cause,
+    });
+  }
+
   /** Runs the command; the QMP socket that it names. */
   async #run(input: string, signal: AbortSignal): Promise<string> {
     const { command } = this.#options;
-    const failure = (why: string, cause?: unknown) =>
-      new AgentError("launch_command_failed", `--launch-command ${quote(command)} ${why}`, {
-        side: "destination",
-        cause,
-      });
     const child = new Deno.Command("sh", {
       args: ["-c", command],
       signal,
@@ -93,11 +120,11 @@ export class CommandHost implements DestinationHost {
     const { success, code, stdout, stderr } = await output;
     signal.throwIfAborted();
     const text = new TextDecoder();
-    if (!success) throw failure(`failed with ${code}: ${text.decode(stderr).trim()}`);
+    if (!success) throw this.#failure(`failed with ${code}: ${text.decode(stderr).trim()}`);
     try {
       return v.parse(AnswerSchema, JSON.parse(text.decode(stdout))).qmp;
     } catch (cause) {
-      throw failure(
+      throw this.#failure(
         `did not print {"qmp": "/path"}: ${describeError(cause)}: ${
           quote(text.decode(stdout).trim())
         }`,
