@@ -20,6 +20,8 @@ import { RefusalLog } from "./refusal_log.ts";
 const MAX_CONNECTIONS = 64;
 
 const ACCEPT_PAUSE_MS = 1000;
+/** For so long after its ticket's end a receiver still tells a late sender no. */
+const LATE_MS = 60_000;
 
 export interface ServerOptions {
   emit: (event: AgentEvent) => void;
@@ -84,7 +86,7 @@ export async function serve(
     return onceId;
   };
   using expiry = new Deadline(
-    door.ticket === null ? Infinity : options.ticketForMs,
+    door.ticket === null ? Infinity : options.ticketForMs + LATE_MS,
     () =>
       new AgentError("ticket_expired", "No sender came while the ticket was good", {
         kind: "timeout",

@@ -139,7 +139,8 @@ interface Case {
   prepare?(
     parts: { site: TestSite; source: TestVm; file: string; address: string; signal: AbortSignal },
   ): Promise<void>;
-  code: string;
+  /** Either of several where it depends on what the sender sees first. */
+  code: string | readonly string[];
   exit: number;
   /** What the receiver's log says; null when it hears of nothing. */
   reason: string | null;
@@ -203,7 +204,8 @@ const CASES: readonly Case[] = [
     ...ticketCase,
     name: "a sender without encryption, a receiver with",
     send: (_file, address) => ["--insecure", "--to", address],
-    code: "not_migrate_agent",
+    // The receiver's refusal, or the end of the connection while the sender still speaks.
+    code: ["not_migrate_agent", "connection_lost"],
     exit: LINK_LOST,
     reason: "peer_without_tls",
   },
@@ -238,11 +240,9 @@ Deno.test({
         const args = ["send", "-q", "--qmp", source.qmpPath, ...send(file, address)];
         const end: AgentEnd = await site.start(args, signal).ended;
         const { error } = end;
-        assertEquals(
-          [error?.code, end.code],
-          [code, exit],
-          `${error?.message}\n${agent.describe()}`,
-        );
+        const said = `${error?.message}\n${agent.describe()}`;
+        assert([code].flat().includes(error?.code ?? ""), said);
+        assertEquals(end.code, exit, said);
         if (reason !== null) await agent.waitFor("warning", (line) => line.code === reason);
         agent.kill("SIGTERM");
         await agent.ended;
