@@ -133,6 +133,7 @@ class Stage implements AsyncDisposable {
     const output = await run(
       ...thisProgram("receive", "--detach", "--json", "--show-ticket"),
       ...["--run-dir", `${folder}/run`, "--disk-dir", `${folder}/destination`],
+      ...["--state-dir", `${folder}/state/destination`],
     );
     return JSON.parse(output);
   }
@@ -140,7 +141,7 @@ class Stage implements AsyncDisposable {
   /** Runs the sender where its progress can be seen; the source guest's state as it was left. */
   async runSender(ticket: string): Promise<TinyGuestStatus> {
     const { folder } = this;
-    const [program, ...args] = thisProgram("send", "-q");
+    const [program, ...args] = thisProgram("send", "-q", "--state-dir", `${folder}/state/source`);
     const { code } = await new Deno.Command(program!, {
       args: [...args, "--qmp", `${folder}/source.sock`, "--source-after", "paused"],
       env: { [TICKET_VARIABLE]: ticket },

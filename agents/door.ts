@@ -25,6 +25,10 @@ export interface Admitted {
   /** The address of this host that it has reached; null when there is none (ssh). */
   reachedHost: string | null;
   encrypted: boolean;
+  /** The one migration that it may speak about; empty: any. */
+  migrationId: string;
+  /** Lets the same sender in again, for that migration, until the function it gives is called. */
+  rememberFor: (migrationId: string) => () => void;
 }
 
 export interface Door extends Disposable {
@@ -90,11 +94,29 @@ export async function openDoor(
 /** TLS and the proof of one of `secrets`, within the limits on tries. */
 function askFor(secrets: SecretBook, identity: TlsIdentity): Admit {
   const limits = new AttemptLimits();
-  return (conn, signal) => acceptSecure(conn, { identity, secrets, limits, signal });
+  return async (conn, signal) => {
+    const { link, secret, resumeSecret } = await acceptSecure(conn, {
+      identity,
+      secrets,
+      limits,
+      signal,
+    });
+    const { migrationId, once } = secret;
+    const rememberFor = (migrationId: string) =>
+      secrets.add({ secret: resumeSecret, migrationId, expiresAtMs: Infinity, once: false });
+    // Whoever has a secret that is good for more needs no other one.
+    return { link, migrationId, rememberFor: once ? rememberFor : ANYBODY.rememberFor };
+  };
 }
 
 /** Who a connection is, and the link that it is to be spoken to on. */
-type Admit = (conn: Deno.TcpConn, signal: AbortSignal) => Promise<{ link: ByteLink }>;
+type Admit = (
+  conn: Deno.TcpConn,
+  signal: AbortSignal,
+) => Promise<Pick<Admitted, "link" | "migrationId" | "rememberFor">>;
+
+/** Where nobody has to prove anything, everybody can come again. */
+const ANYBODY = { migrationId: "", rememberFor: () => () => {} };
 
 class TcpDoor implements Door {
   readonly single = false;
@@ -121,8 +143,8 @@ class TcpDoor implements Door {
     const encrypted = this.#admit !== null;
     return {
       admit: async (signal) => {
-        const { link } = await this.#admit?.(conn, signal) ?? { link: conn };
-        return { link, peer, reachedHost, encrypted };
+        const admitted = await this.#admit?.(conn, signal) ?? { link: conn, ...ANYBODY };
+        return { ...admitted, peer, reachedHost, encrypted };
       },
       close: () => conn.close(),
     };
@@ -140,7 +162,7 @@ class StdioDoor implements Door {
 
   accept(): Promise<Caller> {
     const link = new StdioLink();
-    const admitted = { link, peer: "ssh", reachedHost: null, encrypted: true };
+    const admitted = { link, peer: "ssh", reachedHost: null, encrypted: true, ...ANYBODY };
     const admit = () => Promise.resolve(admitted);
     return Promise.resolve({ admit, close: () => link.close() });
   }

@@ -33,14 +33,24 @@ export class LocalListener implements Disposable {
     await relayConnection(conn, stream, signal);
   }
 
-  /** Relays every connection to a stream of its own, until `signal` aborts or one fails. */
-  async relayAll(open: () => WireStream, signal: AbortSignal): Promise<void> {
+  /**
+   * Relays every connection to a stream of its own, until `signal` aborts or one fails for a reason
+   * that `forgive` does not take.
+   */
+  async relayAll(
+    open: (signal: AbortSignal) => Promise<WireStream>,
+    { forgive, signal }: { forgive: Forgive; signal: AbortSignal },
+  ): Promise<void> {
     const failure = new AbortController();
     const both = AbortSignal.any([signal, failure.signal]);
+    const relayNext = async (conn: Deno.UnixConn) => {
+      const stream = await open(both);
+      await relayConnection(conn, stream, both);
+    };
     try {
       while (true) {
         const conn = await this.#accept(both);
-        relayConnection(conn, open(), both).catch((error) => failure.abort(error));
+        forgive(relayNext(conn)).catch((error) => failure.abort(error));
       }
     } finally {
       this[Symbol.dispose]();
@@ -68,29 +78,63 @@ export class LocalListener implements Disposable {
   }
 }
 
+/** Takes the sting out of a failure that is none, such as one that a lost connection has caused. */
+export type Forgive = (work: Promise<void>) => Promise<void>;
+
+/** A relay whose socket stays open when it fails, until somebody closes it. */
+export interface LocalRelay {
+  readonly done: Promise<void>;
+  close(): void;
+}
+
 /** Connects to QEMU's socket at `path` and relays `stream` until both directions have ended. */
 export async function relayToSocket(
   stream: WireStream,
   { path, signal }: { path: string; signal: AbortSignal },
-): Promise<void> {
+): Promise<LocalRelay> {
   const conn = await Deno.connect({ transport: "unix", path });
-  await relayConnection(conn, stream, signal);
+  let open = true;
+  const close = () => {
+    if (open) conn.close();
+    open = false;
+  };
+  return { done: relayStream(conn, stream, signal).then(close), close };
 }
 
-/** Connects every stream that `accept` gives to QEMU's socket at `path`, until `signal` aborts. */
+/**
+ * Connects every stream that `accept` gives to QEMU's socket at `path`, until `signal` aborts or one
+ * fails for a reason that `forgive` does not take.
+ */
 export async function relayAllToSocket(
   accept: (signal: AbortSignal) => Promise<WireStream>,
-  { path, signal }: { path: string; signal: AbortSignal },
+  options: { path: string; forgive: Forgive; signal: AbortSignal },
 ): Promise<void> {
+  const { path, forgive, signal } = options;
   const failure = new AbortController();
   const both = AbortSignal.any([signal, failure.signal]);
+  const relayNext = async (stream: WireStream) => {
+    const conn = await Deno.connect({ transport: "unix", path });
+    await relayConnection(conn, stream, both);
+  };
   while (true) {
     const stream = await accept(both);
-    relayToSocket(stream, { path, signal: both }).catch((error) => failure.abort(error));
+    forgive(relayNext(stream)).catch((error) => failure.abort(error));
   }
 }
 
 async function relayConnection(
+  conn: Deno.UnixConn,
+  stream: WireStream,
+  signal: AbortSignal,
+): Promise<void> {
+  try {
+    await relayStream(conn, stream, signal);
+  } finally {
+    conn.close();
+  }
+}
+
+async function relayStream(
   conn: Deno.UnixConn,
   stream: WireStream,
   signal: AbortSignal,
@@ -107,7 +151,5 @@ async function relayConnection(
       `QEMU has closed its connection for the ${stream.kind} stream: ${describeError(error)}`,
       { cause: error },
     );
-  } finally {
-    conn.close();
   }
 }

@@ -7,6 +7,7 @@ import type { Command } from "../src/cli/command_table.ts";
 import { completionScript } from "../src/cli/completions.ts";
 import { exitCodeOf } from "../src/cli/exit_codes.ts";
 import { helpText, versionText } from "../src/cli/help.ts";
+import { resolvedText, statusText } from "../src/cli/journal_text.ts";
 import { JsonPrinter } from "../src/cli/json_printer.ts";
 import { QueuedOutputs } from "../src/cli/output.ts";
 import type { Printer } from "../src/cli/printer.ts";
@@ -18,10 +19,15 @@ import { PROTOCOL_VERSIONS } from "../src/control/messages.ts";
 import type { ErrorKind } from "../src/base/errors.ts";
 import type { AccountEvent } from "../src/migration/events.ts";
 import { Migration } from "../src/migration/migration.ts";
+import { cancel, set } from "./adjust.ts";
 import { demo } from "./demo.ts";
 import { detach, isDetached, openLog } from "./detach.ts";
+import { faultAt } from "./fault.ts";
+import { askReceiver } from "./recall.ts";
+import { resolve } from "./resolve.ts";
 import { send } from "./sender.ts";
 import { serve } from "./server.ts";
+import { status } from "./status.ts";
 import { AGENT_VERSION } from "./version.ts";
 
 /** Runs the program with these arguments; the exit code. Never throws. */
@@ -39,6 +45,28 @@ async function main(args: string[]): Promise<number> {
     }
     case "receive":
       return command.detach ? await runDetached(command, args) : await runReceive(command);
+    case "status": {
+      const options = command;
+      return await runOnce(options, async (signal) => {
+        const document = await status(options, signal);
+        return options.json ? JSON.stringify(document) + "\n" : statusText(document);
+      });
+    }
+    case "resolve": {
+      const options = command;
+      return await runOnce(options, async (signal) => {
+        const document = await resolve(options, { ask: askReceiver, signal });
+        return options.json ? JSON.stringify(document) + "\n" : resolvedText(document);
+      });
+    }
+    case "cancel": {
+      const options = command;
+      return await runOnce({ json: false }, (signal) => cancel(options, signal));
+    }
+    case "set": {
+      const options = command;
+      return await runOnce({ json: false }, (signal) => set(options, signal));
+    }
     case "demo":
       return await withPrinter(makePrinter({ json: false }), async () => {
         using cancel = new CancelSignal({ hangUp: "cancels" });
@@ -60,10 +88,13 @@ async function main(args: string[]): Promise<number> {
 
 async function runSend(options: SendOptions, printer: Printer): Promise<ErrorKind | null> {
   using cancel = new CancelSignal({ hangUp: "cancels" });
-  const migration = new Migration({
+  const say = (text: string) => migration.report({ type: "warning", code: "fault_point", text });
+  const pass = faultAt(options.fault, { say });
+  const migration: Migration = new Migration({
     side: "source",
     emit: (event) => printer.event(event),
     cancel: cancel.signal,
+    ...(pass && { pass }),
   });
   const account = await send(options, migration);
   migration.report(account);
@@ -125,6 +156,18 @@ async function runDetached(options: ReceiveOptions, args: string[]): Promise<num
       console.error(`migrate-agent: ${toAgentError(error).message}`);
       throw error;
     }
+  });
+}
+
+/** A command that prints one text at its end, or one error. */
+async function runOnce(
+  options: { json: boolean },
+  work: (signal: AbortSignal) => Promise<string>,
+): Promise<number> {
+  return await withPrinter(makePrinter(options), async () => {
+    using cancel = new CancelSignal({ hangUp: "cancels" });
+    await print(await work(cancel.signal));
+    return null;
   });
 }
 

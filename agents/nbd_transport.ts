@@ -11,11 +11,22 @@ import { makePskKey, PskCredentials } from "../src/guest/nbd_keys.ts";
 import type { PrivateFolder } from "../src/guest/private_folder.ts";
 import type { Migration } from "../src/migration/migration.ts";
 import type { QmpClient } from "../src/qmp/client.ts";
-import type { Session } from "../src/wire/session.ts";
+import type { Line } from "./line.ts";
 import { LocalListener, relayAllToSocket } from "./local_relay.ts";
 
 type Transport = RequestBody<"prepare">["nbd"];
 type NbdReply = ReplyBody<"prepare">["nbd"];
+
+/** Where the NBD server listens; `host` is what the sender is told. Null: only in a tunnel. */
+export type NbdListen = { host: string; ports: { first: number; last: number } | null } | null;
+
+/** What serves the disks, as the sender is told it. */
+export interface ServedNbd {
+  nbd: NbdReply;
+  exports: ReplyBody<"prepare">["exports"];
+  /** To be removed when the server has stopped and the guest goes on here. */
+  credentials: PskCredentials | null;
+}
 
 const SOCKET_NAME = "nbd.sock";
 
@@ -24,7 +35,7 @@ export interface NbdEnd {
   qmp: QmpClient;
   pid: number;
   folder: PrivateFolder;
-  session: Session;
+  line: Line;
   migration: Migration;
 }
 
@@ -48,17 +59,13 @@ export async function serveNbd(exports: Exports, options: {
   /** Whether disks may cross the network readable for everybody on it. */
   allowPlain: boolean;
   features: QemuFeatures;
-  /** Where the server listens unless the disks are tunnelled; null: they must be. */
-  listen: { host: string; ports: { first: number; last: number } | null } | null;
+  listen: NbdListen;
+  /** A server that the sender knows already, and that this one stands in for. */
+  before: ServedNbd | null;
   signal: AbortSignal;
-}): Promise<{
-  nbd: NbdReply;
-  exports: ReplyBody<"prepare">["exports"];
-  /** To be removed when the server has stopped and the guest goes on here. */
-  credentials: PskCredentials | null;
-}> {
-  const { end, asked, features, listen, signal } = options;
-  const { qmp, pid, folder, session, migration } = end;
+}): Promise<ServedNbd> {
+  const { end, asked, features, listen, before, signal } = options;
+  const { qmp, pid, folder, line, migration } = end;
   if (asked === "direct" && !options.allowPlain) {
     throw new AgentError("plain_nbd_refused", "The sender wants to send the disks unencrypted", {
       kind: "refused",
@@ -73,16 +80,35 @@ export async function serveNbd(exports: Exports, options: {
       tlsCreds: null,
       signal,
     });
-    const accept = (stop: AbortSignal) => session.acceptStream("nbd", stop);
-    migration.guard(relayAllToSocket(accept, { path, signal: migration.signal }));
+    const accept = async (signal: AbortSignal) => {
+      for (;;) {
+        const { session, lost } = await line.connected(signal);
+        try {
+          return await session.acceptStream("nbd", AbortSignal.any([signal, lost]));
+        } catch (error) {
+          if (!line.recovers(error)) throw error;
+        }
+      }
+    };
+    migration.guard(relayAllToSocket(accept, {
+      path,
+      forgive: (work) => line.unlessLost(work),
+      signal: migration.signal,
+    }));
     return { nbd: { transport: "tunnel" }, exports: started.exports, credentials: null };
   }
-  const key = asked === "encrypted" ? makePskKey() : null;
+  const known = before?.nbd?.transport === "direct" ? before.nbd : null;
+  const key = asked === "encrypted" ? known?.psk_key ?? makePskKey() : null;
   const credentials = key === null ? null : new PskCredentials(qmp, folder);
   const tlsCreds = credentials === null
     ? null
     : await credentials.install({ endpoint: "server", key: key! }, signal);
-  const started = await exports.start({ listen: { type: "inet", ...listen }, tlsCreds, signal });
+  const ports = known ? { first: known.port, last: known.port } : listen.ports;
+  const started = await exports.start({
+    listen: { type: "inet", host: listen.host, ports },
+    tlsCreds,
+    signal,
+  });
   await setNoDelay({ pid, localPort: started.port!, remotePort: null }); // false: only slower
   return {
     nbd: { transport: "direct", host: listen.host, port: started.port!, psk_key: key },
@@ -101,10 +127,13 @@ export async function reachNbd(
   /** To be removed when the mirrors have ended. */
   credentials: PskCredentials | null;
 }> {
-  const { end: { qmp, folder, session, migration }, asked, signal } = options;
+  const { end: { qmp, folder, line, migration }, asked, signal } = options;
   if (reply.transport === "tunnel") {
     const listener = await LocalListener.open(folder, SOCKET_NAME);
-    migration.guard(listener.relayAll(() => session.openStream("nbd"), migration.signal));
+    const open = async (signal: AbortSignal) =>
+      (await line.connected(signal)).session.openStream("nbd");
+    const forgive = (work: Promise<void>) => line.unlessLost(work);
+    migration.guard(listener.relayAll(open, { forgive, signal: migration.signal }));
     return { nbd: { type: "unix", path: listener.path }, tlsCreds: null, credentials: null };
   }
   const { host, port, psk_key: key } = reply;

@@ -1,5 +1,6 @@
-// The other agent, as both stories see it: one session with its control channel, and what it says
-// unasked turned into the end of this migration or a warning.
+// One connection to the other agent: a session with its control channel. What the other agent says
+// unasked becomes the end of a migration or a warning. A migration may see several of these
+// (line.ts).
 
 import { AgentError, type Side } from "../src/base/errors.ts";
 import { ControlChannel, type Handlers, type Notification } from "../src/control/channel.ts";
@@ -12,56 +13,61 @@ import { Session } from "../src/wire/session.ts";
 const LAST_WORDS_MS = 2000;
 /** What a peer may say unasked: each goes into the log, which must not be filled by it. */
 const MAX_NOTIFICATIONS = 100;
+/** Pings within the time after which a silent peer is given up. */
+const PINGS_BEFORE_SILENT = 4;
 
 export class Peer {
   readonly session: Session;
   readonly channel: ControlChannel;
   readonly #side: Side;
+  #migration: Migration | undefined;
   #heard = 0;
 
   private constructor(session: Session, options: {
     stream: ReturnType<Session["openStream"]>;
-    migration: Migration;
+    side: Side;
     handlers?: Handlers;
   }) {
-    const { stream, migration, handlers } = options;
+    const { stream, side, handlers } = options;
     this.session = session;
-    this.#side = migration.side;
+    this.#side = side;
     this.channel = new ControlChannel(stream, {
-      side: migration.side,
+      side,
       ...(handlers ? { handlers } : {}),
-      onNotification: (notification) => {
-        if (++this.#heard <= MAX_NOTIFICATIONS) this.#hear(notification, migration);
-        else migration.fail(tooManyNotifications());
-      },
+      onNotification: (notification) => this.#hear(notification),
     });
   }
 
   /** The sender's end: opens the control stream. */
-  static dialled(link: ByteLink, migration: Migration): Peer {
-    const session = new Session(link, { role: "initiator" });
-    return new Peer(session, { stream: session.openStream("control"), migration });
+  static dialled(link: ByteLink, { peerTimeoutMs }: { peerTimeoutMs: number }): Peer {
+    const session = new Session(link, { role: "initiator", ...keepalive(peerTimeoutMs) });
+    return new Peer(session, { stream: session.openStream("control"), side: "source" });
   }
 
   /** The receiver's end: waits for the control stream. Closes `link` when that fails. */
   static async accepted(
     link: ByteLink,
-    options: { migration: Migration; handlers: Handlers; signal: AbortSignal },
+    options: { handlers: Handlers; peerTimeoutMs: number; signal: AbortSignal },
   ): Promise<Peer> {
-    const session = new Session(link, { role: "responder" });
+    const { handlers, peerTimeoutMs, signal } = options;
+    const session = new Session(link, { role: "responder", ...keepalive(peerTimeoutMs) });
     try {
-      const stream = await session.acceptStream("control", options.signal);
-      return new Peer(session, { stream, ...options });
+      const stream = await session.acceptStream("control", signal);
+      return new Peer(session, { stream, side: "destination", handlers });
     } catch (error) {
       session.close();
       throw error;
     }
   }
 
-  /** The end of the session, or of its control channel, ends the migration. */
-  guard(migration: Migration): void {
-    migration.failWith(this.session.signal);
-    migration.failWith(this.channel.signal);
+  /** From now on the peer's notifications are about this migration. */
+  join(migration: Migration): void {
+    this.#migration = migration;
+  }
+
+  /** Aborts with the reason when this connection is of no more use. */
+  get lost(): AbortSignal {
+    return AbortSignal.any([this.session.signal, this.channel.signal]);
   }
 
   /**
@@ -86,15 +92,20 @@ export class Peer {
     await this.session.goAway(code, reason);
   }
 
-  #hear(notification: Notification, migration: Migration): void {
+  #hear(notification: Notification): void {
+    if (++this.#heard > MAX_NOTIFICATIONS) {
+      this.#migration?.fail(tooManyNotifications());
+      this.session.close();
+      return;
+    }
     const peerSide: Side = this.#side === "source" ? "destination" : "source";
     switch (notification.name) {
       case "warning":
-        return migration.report({ type: "warning", ...notification.body });
+        return this.#migration?.report({ type: "warning", ...notification.body });
       case "failed":
-        return migration.fail(errorFromBody(notification.body, peerSide));
+        return this.#migration?.fail(errorFromBody(notification.body, peerSide));
       case "cancel":
-        return migration.fail(
+        return this.#migration?.fail(
           new AgentError("cancelled_by_peer", notification.body.reason, {
             kind: "cancelled",
             side: peerSide,
@@ -102,6 +113,10 @@ export class Peer {
         );
     }
   }
+}
+
+function keepalive(peerTimeoutMs: number) {
+  return { peerTimeoutMs, keepaliveIntervalMs: peerTimeoutMs / PINGS_BEFORE_SILENT };
 }
 
 function tooManyNotifications(): AgentError {

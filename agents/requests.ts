@@ -25,7 +25,7 @@ export class Requests {
   #refusalOf: ((name: RequestName) => AgentError) | undefined;
 
   /** For the control channel. */
-  readonly handlers: Handlers = {
+  readonly handlers = {
     hello: (body) => this.#hold("hello", body),
     plan: (body) => this.#hold("plan", body),
     prepare: (body) => this.#hold("prepare", body),
@@ -33,7 +33,7 @@ export class Requests {
     arrived: (body) => this.#hold("arrived", body),
     handover: (body) => this.#hold("handover", body),
     finish: (body) => this.#hold("finish", body),
-  };
+  } satisfies Handlers;
 
   /** Waits for the next request, which must be `name`. */
   async next<N extends RequestName>(name: N, signal: AbortSignal): Promise<Request<N>> {

@@ -1,5 +1,6 @@
 // The source's story: one function a phase, in the order of docs/how-it-works.md, to be read beside
-// receiver.ts. What it asks of QEMU is in src/guest, what it says to the other agent in src/control.
+// receiver.ts. What it asks of QEMU is in src/guest, what it says to the other agent in src/control,
+// who owns the guest in src/migration/ownership.ts.
 
 import { Deadline } from "../src/base/deadline.ts";
 import { AgentError, quote, toAgentError } from "../src/base/errors.ts";
@@ -7,22 +8,26 @@ import type { SendOptions } from "../src/cli/send_command.ts";
 import { sendDocument } from "../src/control/document.ts";
 import { PROTOCOL_VERSIONS, type ReplyBody, type RequestBody } from "../src/control/messages.ts";
 import { flushImages } from "../src/guest/flush.ts";
-import { type InspectedGuest, inspectGuest } from "../src/guest/inspect.ts";
 import { type MirrorProgress, MirrorSet } from "../src/guest/mirror.ts";
-import { OutgoingMigration, type RamProgress } from "../src/guest/ram.ts";
-import { quitQemu } from "../src/guest/quit.ts";
-import { RunState } from "../src/guest/run_state.ts";
+import type { RamProgress } from "../src/guest/ram.ts";
 import type { PskCredentials } from "../src/guest/nbd_keys.ts";
 import { makePrivateFolder, type PrivateFolder } from "../src/guest/private_folder.ts";
+import type { Outgoing, SourceGuest } from "../src/guest/source.ts";
 import { Account } from "../src/migration/account.ts";
 import type { AccountEvent } from "../src/migration/events.ts";
+import type { Journal } from "../src/migration/journal.ts";
 import type { Migration } from "../src/migration/migration.ts";
-import { QmpClient } from "../src/qmp/client.ts";
+import { StateFolder } from "../src/migration/state_folder.ts";
 import { connect, type Connection } from "./connect.ts";
-import { Peer } from "./peer.ts";
+import { handOver } from "./handover.ts";
+import { beginSourceJournal } from "./new_journal.ts";
+import { Line } from "./line.ts";
 import { LocalListener } from "./local_relay.ts";
 import { chooseTransport, type NbdEnd, reachNbd } from "./nbd_transport.ts";
+import { findReceiver } from "./outcome.ts";
+import { Peer } from "./peer.ts";
 import { mirrorReporter, ramReporter, reportPlan, warnIfInsecure } from "./reports.ts";
+import { openSource } from "./source_guest.ts";
 import { AGENT_VERSION } from "./version.ts";
 
 /** Runs one migration from its first check to its end; never throws: the account says it all. */
@@ -56,16 +61,18 @@ class Sender {
   readonly account = new Account();
   readonly #options: SendOptions;
   readonly #migration: Migration;
-  #qmp: QmpClient | undefined;
-  #guest!: InspectedGuest;
-  #runState!: RunState;
+  #guest!: SourceGuest;
+  /** The guest's own end ends the migration, until all of it has arrived. */
+  #needsGuest: () => void = () => {};
   #connection!: Connection;
-  #peer: Peer | undefined;
+  #line: Line | undefined;
+  #journal: Journal | undefined;
   #transport!: RequestBody<"prepare">["nbd"];
   #prepared!: ReplyBody<"prepare">;
   #nbdCredentials: PskCredentials | null = null;
   #mirrors: MirrorSet | undefined;
-  #outgoing: OutgoingMigration | undefined;
+  #suspended: Promise<void> = Promise.resolve();
+  #outgoing!: Outgoing;
   #folder: PrivateFolder | undefined;
   #stoppedAtMs = 0;
   #sentRam!: RamProgress;
@@ -81,21 +88,21 @@ class Sender {
   }
 
   async preflight(signal: AbortSignal): Promise<void> {
-    const { qmp, qemuPid, copyStorage, disks: only, excludeDisks: exclude } = this.#options;
+    const { copyStorage, peerTimeoutMs, reconnectMs, stateDir } = this.#options;
     const migration = this.#migration;
-    const source = this.#qmp = await QmpClient.connect(qmp, { signal });
-    migration.failWith(source.ended);
-    this.#runState = new RunState(source);
-    this.#guest = await inspectGuest(source, {
-      qemuPid,
-      choice: { copyStorage, only, exclude },
-      signal,
-    });
-    const { params } = this.#guest;
-    migration.guard(this.#runState.follow(params.running));
+    const state = await StateFolder.open(stateDir);
+    const guest = this.#guest = await migration.run(
+      "inspect",
+      () => openSource(this.#options, { state, report: migration.report, signal }),
+    );
+    this.#needsGuest = migration.failWith(guest.failed);
+    const { params } = guest;
     this.account.guest = params.name;
     this.account.running = params.running;
-    const connection = this.#connection = await connect(this.#options.connection, signal);
+    const connection = this.#connection = await migration.run(
+      "connect",
+      () => connect(this.#options.connection, signal),
+    );
     migration.report({
       type: "started",
       guest: params.name,
@@ -104,36 +111,57 @@ class Sender {
     });
     warnIfInsecure(migration, connection.encrypted);
 
-    this.#peer = Peer.dialled(connection.link, migration);
-    this.#peer.guard(migration);
-    const hello = await this.#peer.channel.request("hello", {
-      protocol_versions: [...PROTOCOL_VERSIONS],
-      agent_version: AGENT_VERSION,
-      features: [],
-    }, signal);
+    const peer = Peer.dialled(connection.link, { peerTimeoutMs });
+    const line = this.#line = new Line(peer, {
+      migration,
+      reconnectMs,
+      onLost: () => this.#suspended = this.#mirrors?.suspend() ?? Promise.resolve(),
+      find: (signal) => this.#findReceiver(signal),
+    });
+    const hello = await migration.run("hello", () =>
+      line.request("hello", {
+        protocol_versions: [...PROTOCOL_VERSIONS],
+        agent_version: AGENT_VERSION,
+        features: [],
+      }, signal));
     migration.id = hello.migration_id;
+    await migration.run("open_journal", async () => {
+      this.#journal = await beginSourceJournal(state, {
+        migration,
+        guest,
+        connection,
+        copyStorage,
+      });
+    });
 
-    const stream = this.#peer.session.openStream("params");
+    const stream = peer.session.openStream("params");
     const { sha256 } = await sendDocument(stream, JSON.stringify(params));
     migration.step(1);
-    const plan = await this.#peer.channel.request("plan", {
-      copy_storage: copyStorage,
-      params_sha256: sha256,
-    }, signal);
+    const plan = await migration.run("plan", () =>
+      line.request("plan", {
+        copy_storage: copyStorage,
+        params_sha256: sha256,
+      }, signal));
     reportPlan(params.disks, { plan, migration, account: this.account });
   }
 
   async params(signal: AbortSignal): Promise<void> {
     const { process: { pid }, features } = this.#guest;
-    this.#folder = await makePrivateFolder({ pid });
+    const { nbd, insecureNbd, reconnectMs, handoverTimeoutMs } = this.#options;
+    const folder = this.#folder = await makePrivateFolder({ pid });
+    await this.#journal!.addRemain({ kind: "folder", path: folder.path });
     this.#transport = chooseTransport({
-      tunnel: this.#options.nbd === "tunnel" || !this.#connection.direct,
-      insecureNbd: this.#options.insecureNbd,
+      tunnel: nbd === "tunnel" || !this.#connection.direct,
+      insecureNbd,
       encrypted: this.#connection.encrypted,
       features,
     });
-    const request = { nbd: this.#transport };
-    this.#prepared = await this.#peer!.channel.request("prepare", request, signal);
+    this.#prepared = await this.#migration.run("prepare", () =>
+      this.#line!.request("prepare", {
+        nbd: this.#transport,
+        reconnect_ms: reconnectMs,
+        handover_timeout_ms: handoverTimeoutMs,
+      }, signal));
     this.account.qmp = this.#prepared.qmp;
     this.account.pid = this.#prepared.pid;
     this.#migration.step(2);
@@ -142,12 +170,14 @@ class Sender {
   async mirror(signal: AbortSignal): Promise<void> {
     const migration = this.#migration;
     const { nbd, exports } = this.#prepared;
-    const { params: { disks }, features } = this.#guest;
+    const { qmp, params: { disks }, features } = this.#guest;
     if (nbd === null) return; // every disk is shared, read-only or empty
-    const end = this.#end();
-    const server = await reachNbd(nbd, { end, asked: this.#transport, signal });
+    const server = await migration.run(
+      "reach_nbd",
+      () => reachNbd(nbd, { end: this.#end(), asked: this.#transport, signal }),
+    );
     this.#nbdCredentials = server.credentials;
-    const mirrors = this.#mirrors = new MirrorSet(this.#qmp!, {
+    const mirrors = this.#mirrors = new MirrorSet(qmp, {
       nbd: server.nbd,
       tlsCreds: server.tlsCreds,
       targets: exports.map(({ disk: name, export: exportName }) => ({
@@ -156,94 +186,120 @@ class Sender {
         export: exportName,
       })),
       speedBytesPerS: this.#options.diskBandwidth ?? 0,
+      reconnectMs: this.#options.reconnectMs,
       features,
     });
     migration.undo.add("end the mirrors", () => mirrors.abandon());
-    await mirrors.start(signal);
+    await migration.run("start_mirrors", () => mirrors.start(signal));
     migration.step(3);
     migration.guard(
       mirrors.watch(AbortSignal.any([migration.signal, this.#stopWatchingMirrors.signal])),
     );
-    await mirrors.waitReady({ report: this.#reportMirrors, signal });
+    const report = this.#reportMirrors;
+    await migration.run("wait_ready", () => mirrors.waitReady({ report, signal }));
     migration.step(4);
-    await mirrors.blockWrites(signal);
+    await migration.run("block_writes", () => mirrors.blockWrites(signal));
   }
 
   async ram(signal: AbortSignal): Promise<void> {
     const migration = this.#migration;
     const { ramBandwidth, downtimeLimitMs, autoConverge } = this.#options;
-    const outgoing = this.#outgoing = new OutgoingMigration(this.#qmp!, this.#guest.features);
+    const outgoing = this.#outgoing = this.#guest.outgoing();
     migration.undo.add("restore the migration's parameters", () => outgoing.restore());
-    await outgoing.configure({
-      bandwidthBytesPerS: ramBandwidth ?? 0,
-      downtimeLimitMs,
-      autoConverge,
-    }, signal);
-
-    const stream = this.#peer!.session.openStream("ram");
-    migration.step(5);
-    await this.#peer!.channel.request("incoming", {}, signal);
-    migration.step(6);
-    const images = this.#guest.params.disks.filter(({ action }) => action === "mirror");
-    await flushImages(images.map(({ path }) => path!), signal);
-    const listener = await LocalListener.open(this.#folder!, "ram.sock");
-    migration.guard(listener.relayOne(stream, migration.signal));
-    migration.undo.add("let the guest run on", () => this.#runState.restore());
+    await migration.run("configure_ram", () =>
+      outgoing.configure({
+        bandwidthBytesPerS: ramBandwidth ?? 0,
+        downtimeLimitMs,
+        autoConverge,
+      }, signal));
+    migration.undo.add("let the guest run on", () => this.#guest.restore());
     migration.undo.add("cancel the migration of the memory", () => outgoing.cancel());
     // Before that: `migrate_cancel` drains block I/O, and none may hang on the link.
     migration.undo.add("cut off the mirrors", async () => await this.#mirrors?.cutOff());
-    await outgoing.start(listener.path, signal);
-    this.#stoppedAtMs = await outgoing.waitStopped({ report: this.#reportRam, signal });
+    for (;;) {
+      try {
+        return await this.#sendRam(signal);
+      } catch (error) {
+        if (!this.#line!.recovers(error)) throw error;
+        // The mirrors stay as they are, so that only the memory is sent once more.
+        await this.#suspended;
+        await outgoing.cancel();
+        await this.#line!.connected(signal);
+      }
+    }
+  }
+
+  async #sendRam(signal: AbortSignal): Promise<void> {
+    const migration = this.#migration;
+    const line = this.#line!;
+    const { session, lost } = await line.connected(signal);
+    const untilLost = AbortSignal.any([signal, lost]);
+    const stream = session.openStream("ram");
+    migration.step(5);
+    await migration.run("incoming", () => line.request("incoming", {}, untilLost));
+    migration.step(6);
+    await migration.run("flush", () => {
+      const images = this.#guest.params.disks.filter(({ action }) => action === "mirror");
+      return flushImages(images.map(({ path }) => path!), untilLost);
+    });
+    const listener = await LocalListener.open(this.#folder!, "ram.sock");
+    migration.guard(line.unlessLost(listener.relayOne(stream, migration.signal)));
+    await migration.run("start_ram", () => this.#outgoing.start(listener.path, untilLost));
+    this.#stoppedAtMs = await migration.run(
+      "wait_stopped",
+      () => this.#outgoing.waitStopped({ report: this.#reportRam, signal: untilLost }),
+    );
   }
 
   async switchover(signal: AbortSignal): Promise<void> {
+    const migration = this.#migration;
     this.#stopWatchingMirrors.abort();
-    await this.#mirrors?.finish(signal);
-    // Asked at once, so that the answer is here when the source is done.
-    const arrived = this.#peer!.channel.request("arrived", {}, signal);
-    const [ram] = await Promise.all([this.#outgoing!.finish(signal), arrived]);
-    this.#sentRam = ram;
+    await migration.run("finish_mirrors", async () => await this.#mirrors?.finish(signal));
+    // Asked, and written, at once, so that both are done when the source is.
+    const arrived = this.#line!.request("arrived", {}, signal);
+    const written = migration.run(
+      "journal_handover",
+      () => this.#journal!.update({ state: "handover_sent", phase: "handover" }),
+    );
+    const sent = migration.run("finish_ram", () => this.#outgoing.finish(signal));
+    [this.#sentRam] = await Promise.all([sent, arrived, written]);
+    this.#needsGuest(); // all of it is there: its end here loses nothing any more
   }
 
   async handover(signal: AbortSignal): Promise<void> {
-    const run = this.#runState.shouldRun;
-    try {
-      const answer = await this.#peer!.channel.request("handover", { run }, signal);
-      this.account.owner = "destination";
-      this.account.running = answer.running;
-      this.#migration.undo.forgetAll();
-      if (run) this.account.downtimeMs = Date.now() - this.#stoppedAtMs;
-      this.#migration.step(7);
-      if (this.#mirrors) this.#reportMirrors(this.#mirrors.lastProgress);
-      this.#reportRam(this.#sentRam);
-    } catch (error) {
-      const failure = toAgentError(error);
-      // The receiver says that it did not and will not run the guest: it is still ours.
-      if (failure.code === "handover_refused") throw failure;
-      this.#migration.undo.forgetAll();
-      this.account.owner = null;
-      throw new AgentError(
-        "handover_uncertain",
-        `The guest was handed over and no answer came (${failure.message}): ` +
-          `it is paused here and may run at the destination`,
-        {
-          kind: "uncertain",
-          cause: failure,
-          hint: "look at the destination: if the guest runs there, end the QEMU here; " +
-            "if it does not and its QEMU is gone, `cont` here",
-        },
-      );
-    }
+    const migration = this.#migration;
+    const run = this.#guest.shouldRun;
+    await migration.run("hand_over", () =>
+      handOver(this.#line!, {
+        run,
+        migration,
+        reach: this.#connection.again,
+        peerTimeoutMs: this.#options.peerTimeoutMs,
+        withinMs: this.#options.handoverTimeoutMs,
+        signal,
+      }));
+    this.account.owner = "destination";
+    this.account.running = run;
+    migration.undo.forgetAll();
+    if (run) this.account.downtimeMs = Date.now() - this.#stoppedAtMs;
+    migration.step(7);
+    await migration.run("journal_outcome", () => this.#journal!.update({ state: "handed_over" }));
+    if (this.#mirrors) this.#reportMirrors(this.#mirrors.lastProgress);
+    this.#reportRam(this.#sentRam);
   }
 
   async end(signal: AbortSignal): Promise<void> {
     const migration = this.#migration;
     try {
-      await this.#nbdCredentials?.remove();
+      await migration.run("remove_key", async () => await this.#nbdCredentials?.remove());
       if (this.#options.sourceAfter === "quit") {
-        await quitQemu(this.#qmp!, { pid: this.#guest.process.pid, signal });
+        await migration.run("quit", () => this.#guest.quit(signal));
       }
-      await this.#peer!.channel.request("finish", {}, signal);
+      // A receiver that was asked again has heard all that it needs.
+      if (!this.#line!.peer.lost.aborted) {
+        await migration.run("finish", () => this.#line!.request("finish", {}, signal));
+      }
+      await this.#journal!.remove();
     } catch (error) {
       // The guest runs at the destination: nothing here can be a failure of the migration any more.
       const { code, message } = toAgentError(error);
@@ -251,12 +307,27 @@ class Sender {
     }
   }
 
+  /** Dials until the receiver goes on with this migration, and the mirrors with it. */
+  async #findReceiver(signal: AbortSignal): Promise<Peer> {
+    const migrationId = this.#migration.id!;
+    await this.#suspended;
+    const { again: reach } = this.#connection;
+    const { peerTimeoutMs } = this.#options;
+    const options = { reach, migrationId, peerTimeoutMs, signal };
+    const peer = await findReceiver(options, async (peer) => {
+      await peer.channel.request("resume", { migration_id: migrationId }, signal);
+      return peer;
+    });
+    await this.#mirrors?.resume(signal);
+    return peer;
+  }
+
   #end(): NbdEnd {
     return {
-      qmp: this.#qmp!,
+      qmp: this.#guest.qmp,
       pid: this.#guest.process.pid,
       folder: this.#folder!,
-      session: this.#peer!.session,
+      line: this.#line!,
       migration: this.#migration,
     };
   }
@@ -264,21 +335,44 @@ class Sender {
   /** Whatever failed: the guest runs on here, unless it was handed over. */
   async giveUp(error: AgentError): Promise<void> {
     this.account.error = error;
-    if (error.kind === "uncertain") return;
+    const journal = this.#journal;
+    if (error.kind === "uncertain") {
+      this.account.owner = null;
+      await this.#write(() => journal!.update({ agent: null, note: error.message }));
+      return;
+    }
+    if (this.account.owner === "destination") return;
     this.account.qmp = this.account.pid = null;
-    const told = this.#peer?.tellFailure(error);
+    const told = this.#line?.peer.tellFailure(error);
+    // Before the guest runs on: a state that gives it away must not outlive that.
+    if (journal?.record.state === "handover_sent") {
+      await this.#write(() => journal.update({ state: "owning" }));
+    }
     error.undoErrors.push(...await this.#migration.undo.rollback());
     await told;
+    if (error.undoErrors.length === 0) await this.#write(async () => await journal?.remove());
+    else await this.#write(async () => await journal?.update({ agent: null, note: error.message }));
   }
 
   /** Lets go of everything that this program holds. */
   async close(): Promise<void> {
     const failed = this.account.error !== null;
-    await this.#peer?.leave(failed ? "failed" : "done", failed ? "the migration failed" : "done");
+    const { peer } = this.#line ?? {};
+    await peer?.leave(failed ? "failed" : "done", failed ? "the migration failed" : "done");
     this.#mirrors?.[Symbol.dispose]();
     this.#outgoing?.[Symbol.dispose]();
     await this.#folder?.[Symbol.asyncDispose]();
-    await this.#qmp?.close();
+    await this.#guest?.close();
+  }
+
+  /** A journal that cannot be written any more is no reason to leave the guest where it is. */
+  async #write(change: () => Promise<void>): Promise<void> {
+    try {
+      await change();
+    } catch (error) {
+      const { code, message } = toAgentError(error);
+      this.#migration.report({ type: "warning", code, text: message });
+    }
   }
 }
 

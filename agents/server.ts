@@ -12,8 +12,12 @@ import { CommandHost } from "../src/guest/launch_command.ts";
 import type { DiskPlacement } from "../src/guest/target_disks.ts";
 import type { AccountEvent, AgentEvent, EventBody } from "../src/migration/events.ts";
 import { Migration } from "../src/migration/migration.ts";
+import { StateFolder } from "../src/migration/state_folder.ts";
 import { type Admitted, type Caller, openDoor } from "./door.ts";
-import { receive } from "./receiver.ts";
+import { faultAt } from "./fault.ts";
+import { recallOutcome, resolveLeftBehind } from "./recall.ts";
+import { serveConnection } from "./reception.ts";
+import type { Receiver } from "./receiver.ts";
 import { RefusalLog } from "./refusal_log.ts";
 
 /** Connections at a time: more are closed at once. Real senders are few; port scanners are not. */
@@ -43,6 +47,7 @@ export async function serve(
   { emit, cancel, log, showTicket }: ServerOptions,
 ): Promise<AccountEvent | null> {
   await Deno.mkdir(options.runDir, { recursive: true, mode: 0o700 });
+  const state = await StateFolder.open(options.stateDir);
   const onceId = options.serve ? null : crypto.randomUUID();
   using door = await openDoor(options, { migrationId: onceId, signal: cancel });
   if (door.ticket !== null && !showTicket && options.ticketFile === null) {
@@ -98,6 +103,10 @@ export async function serve(
   });
   const connections = new Set<Promise<void>>();
   const refusals = new RefusalLog(say);
+  const warn = (code: string, text: string) => say({ type: "warning", code, text });
+  for (const line of await resolveLeftBehind(state, cancel)) warn("resolved", line);
+  const living = new Map<string, Receiver>();
+  const pass = faultAt(options.fault, { say: (text) => warn("fault_point", text) });
   const handle = async (caller: Caller) => {
     let sender: Admitted;
     try {
@@ -106,16 +115,22 @@ export async function serve(
       if (!stop.aborted) refusals.refused(toAgentError(error));
       return;
     }
-    const migration = new Migration({ side: "destination", emit, cancel: stop });
-    const ended = await receive(sender, {
+    const ended = await serveConnection(sender, {
       claim,
+      state,
+      living,
       host: makeHost(options),
       nbd: nbdAddress(options, sender),
       allowPlainNbd: !sender.encrypted || options.insecureNbd,
-    }, migration);
-    if (ended) migration.report(ended);
-    if (door.single || (ended && migration.id === onceId)) {
-      account = ended;
+      peerTimeoutMs: options.peerTimeoutMs,
+      makeMigration: (cancel) => {
+        const both = AbortSignal.any([stop, cancel]);
+        return new Migration({ side: "destination", emit, cancel: both, ...(pass && { pass }) });
+      },
+      recall: (id, signal) => recallOutcome(state, id, signal),
+    }, stop);
+    if (door.single || (ended && ended.migrationId === onceId)) {
+      account = ended?.account ?? null;
       enough.abort(new AgentError("served", "This receiver has served its migration"));
     }
   };

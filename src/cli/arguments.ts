@@ -23,6 +23,8 @@ export function readSurroundings(): Surroundings {
     cwd: Deno.cwd(),
     uid: Deno.uid(),
     runtimeDir: Deno.env.get("XDG_RUNTIME_DIR") || null,
+    stateHome: Deno.env.get("XDG_STATE_HOME") || null,
+    home: Deno.env.get("HOME") || null,
   };
 }
 
@@ -153,15 +155,15 @@ function checkPositional(spec: CommandSpec<Command>, words: readonly string[]): 
   }
   const [word] = words;
   if (!wanted) return null;
-  const choices = wanted.choices();
+  const choices = wanted.choices?.();
   if (word === undefined) {
     if (!wanted.required) return null;
     throw usageError(
       "missing_argument",
-      `No ${wanted.name} given for ${spec.name}: give ${choices.join(" or ")}`,
+      `No ${wanted.name} given for ${spec.name}: give ${choices?.join(" or ") ?? "one"}`,
     );
   }
-  if (choices.includes(word)) return word;
+  if (!choices || choices.includes(word)) return word;
   const meant = nearest(word, choices);
   throw usageError(
     "unknown_argument",

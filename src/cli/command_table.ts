@@ -6,6 +6,14 @@ import { RECEIVE_COMMAND } from "./receive_command.ts";
 import type { SendOptions } from "./send_command.ts";
 import { SEND_COMMAND } from "./send_command.ts";
 import { type CommandSpec, defineCommand } from "./option_spec.ts";
+import {
+  CANCEL_COMMAND,
+  type CancelOptions,
+  SET_COMMAND,
+  type SetOptions,
+} from "./adjust_commands.ts";
+import { RESOLVE_COMMAND, type ResolveOptions } from "./resolve_command.ts";
+import { STATUS_COMMAND, type StatusOptions } from "./status_command.ts";
 
 export interface DemoOptions {
   command: "demo";
@@ -21,7 +29,7 @@ export interface CompletionsOptions {
 
 export interface HelpOptions {
   command: "help";
-  /** The command that help is wanted for; null: all of them. */
+  /** The command, or `fault-points`, that help is wanted for; null: all commands. */
   topic: string | null;
 }
 
@@ -33,6 +41,10 @@ export interface VersionOptions {
 export type Command =
   | SendOptions
   | ReceiveOptions
+  | StatusOptions
+  | ResolveOptions
+  | CancelOptions
+  | SetOptions
   | DemoOptions
   | CompletionsOptions
   | HelpOptions
@@ -68,6 +80,9 @@ const COMPLETIONS_COMMAND = defineCommand({
   },
 });
 
+/** What tests ask for: where `--fail-at` can strike. */
+export const FAULT_POINTS_TOPIC = "fault-points";
+
 const HELP_COMMAND = defineCommand({
   name: "help",
   summary: "explain a command",
@@ -76,7 +91,7 @@ const HELP_COMMAND = defineCommand({
   positional: {
     name: "COMMAND",
     required: false,
-    choices: () => COMMANDS.map((command) => command.name),
+    choices: () => [...COMMANDS.map((command) => command.name), FAULT_POINTS_TOPIC],
   },
   options: [],
   read: (given): HelpOptions => ({ command: "help", topic: given.positional }),
@@ -86,6 +101,10 @@ const HELP_COMMAND = defineCommand({
 export const COMMANDS: readonly CommandSpec<Command>[] = [
   RECEIVE_COMMAND,
   SEND_COMMAND,
+  STATUS_COMMAND,
+  RESOLVE_COMMAND,
+  CANCEL_COMMAND,
+  SET_COMMAND,
   DEMO_COMMAND,
   COMPLETIONS_COMMAND,
   HELP_COMMAND,

@@ -2,9 +2,19 @@
 // shells' own form: nothing of this program runs while somebody presses the tab key.
 
 import { COMMANDS, type Shell } from "./command_table.ts";
-import type { CommandSpec, OptionSpec } from "./option_spec.ts";
+import type { CommandSpec, OptionSpec, PositionalSpec } from "./option_spec.ts";
 
 const PROGRAM = "migrate-agent";
+
+/**
+ * For both shells: the ids of the migrations with a journal (ID.SIDE.json) in the default folder; what
+ * `--state-dir` may name is not looked at.
+ */
+const LIST_MIGRATIONS = `_migrate_agent_ids() {
+  local folder=/var/lib/migrate-agent
+  [ "$EUID" -eq 0 ] || folder="\${XDG_STATE_HOME:-$HOME/.local/state}/migrate-agent"
+  ls "$folder" 2>/dev/null | sed -n 's/\\.\\(source\\|destination\\)\\.json$//p' | sort -u
+}`;
 
 /** The script for that shell. */
 export function completionScript(shell: Shell): string {
@@ -16,6 +26,7 @@ function bashScript(): string {
   // COMP_WORDBREAKS holds '=', so `--opt=val` arrives as three words. Names come line by line, since
   // those of files may have blanks in them.
   return `# bash completion for ${PROGRAM}
+${LIST_MIGRATIONS}
 _migrate_agent() {
   local cur="\${COMP_WORDS[COMP_CWORD]}" at=$((COMP_CWORD - 1)) opts="" words=""
   COMPREPLY=()
@@ -43,11 +54,11 @@ complete -F _migrate_agent ${PROGRAM}
 }
 
 function bashCommand(command: CommandSpec<unknown>): string {
-  const valued = command.options.filter((option) => option.value !== undefined);
+  const valued = command.options.filter((o) => o.value !== undefined && !o.hidden);
   const byReply = Map.groupBy(valued, bashReply);
   const lines = [
     `opts="${optionWords(command).join(" ")}"`,
-    ...(command.positional ? [`words="${command.positional.choices().join(" ")}"`] : []),
+    ...(command.positional ? [`words="${bashWords(command.positional)}"`] : []),
     ...(valued.length > 0 ? ['case "$option" in'] : []),
     ...[...byReply].map(([reply, options]) =>
       `  ${options.map((option) => "--" + option.name).join("|")}) ${reply}return ;;`
@@ -56,6 +67,10 @@ function bashCommand(command: CommandSpec<unknown>): string {
     ";;",
   ];
   return `    ${command.name})\n${lines.map((line) => "      " + line).join("\n")}`;
+}
+
+function bashWords({ choices, completes }: PositionalSpec): string {
+  return choices?.().join(" ") ?? (completes === "migration" ? "$(_migrate_agent_ids)" : "");
 }
 
 /** What fills COMPREPLY. A value that cannot be guessed gets nothing, rather than a list of options. */
@@ -72,17 +87,16 @@ const BASH_ACTIONS = { file: "-f", folder: "-d", command: "-c" };
 function zshScript(): string {
   const cases = COMMANDS.map((command) => {
     const specs = [
-      ...command.options.map(zshOption),
+      ...command.options.filter((o) => !o.hidden).map(zshOption),
       `'(-h --help)'{-h,--help}'[show help]'`,
-      ...(command.positional
-        ? [`'1:${command.positional.name}:(${command.positional.choices().join(" ")})'`]
-        : []),
+      ...(command.positional ? [zshPositional(command.positional)] : []),
     ];
     return `    ${command.name})\n      _arguments -s \\\n        ${
       specs.join(" \\\n        ")
     }\n      ;;`;
   });
   return `#compdef ${PROGRAM}
+${LIST_MIGRATIONS}
 _migrate_agent() {
   local -a commands
   commands=(
@@ -106,6 +120,15 @@ else
   compdef _migrate_agent ${PROGRAM}
 fi
 `;
+}
+
+function zshPositional({ name, choices, completes }: PositionalSpec): string {
+  const action = choices
+    ? `(${choices().join(" ")})`
+    : completes === "migration"
+    ? "{compadd -- $(_migrate_agent_ids)}"
+    : " ";
+  return `'1:${name}:${action}'`;
 }
 
 function zshOption(option: OptionSpec): string {
@@ -136,7 +159,9 @@ function zshQuote(text: string): string {
 
 function optionWords(command: CommandSpec<unknown>): string[] {
   return [
-    ...command.options.flatMap((o) => [...(o.short ? ["-" + o.short] : []), "--" + o.name]),
+    ...command.options.filter((o) => !o.hidden).flatMap((
+      o,
+    ) => [...(o.short ? ["-" + o.short] : []), "--" + o.name]),
     "--help",
   ];
 }

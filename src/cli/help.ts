@@ -1,6 +1,7 @@
 // The text of `--help` and `--version`, made from the command table.
 
-import { COMMANDS } from "./command_table.ts";
+import { FAULT_POINTS } from "../migration/steps.ts";
+import { COMMANDS, FAULT_POINTS_TOPIC } from "./command_table.ts";
 import { EXIT_CODES } from "./exit_codes.ts";
 import type { CommandSpec, OptionSpec } from "./option_spec.ts";
 
@@ -27,6 +28,7 @@ export function versionText(versions: Versions): string {
 
 /** Help for the command with that name, or for all when `topic` is null. */
 export function helpText(topic: string | null): string {
+  if (topic === FAULT_POINTS_TOPIC) return FAULT_POINTS.join("\n") + "\n";
   const spec = COMMANDS.find((command) => command.name === topic);
   return (spec ? commandHelp(spec) : overview()) + "\n";
 }
@@ -61,9 +63,10 @@ function commandHelp(spec: CommandSpec<unknown>): string {
   for (const example of spec.examples) {
     lines.push(`  ${example.task}:`, ...wrapCommand(example.line), "");
   }
-  for (const group of new Set(spec.options.map((option) => option.group))) {
+  const shown = spec.options.filter((option) => !option.hidden);
+  for (const group of new Set(shown.map((option) => option.group))) {
     lines.push(`${group}:`);
-    for (const option of spec.options) {
+    for (const option of shown) {
       if (option.group === group) lines.push(...optionHelp(option));
     }
     lines.push("");
@@ -76,7 +79,9 @@ function usage(spec: CommandSpec<unknown>): string {
   const parts = [spec.name, ...required.map((option) => `--${option.name} ${option.value}`)];
   if (required.length < spec.options.length) parts.push("[OPTIONS]");
   const word = spec.positional;
-  if (word) parts.push(word.required ? word.choices().join("|") : `[${word.name}]`);
+  if (word) {
+    parts.push(word.required ? word.choices?.().join("|") ?? word.name : `[${word.name}]`);
+  }
   return parts.join(" ");
 }
 

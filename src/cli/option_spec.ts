@@ -15,6 +15,8 @@ export interface OptionSpec<Name extends string = string> {
   /** May be given more than once. */
   readonly repeatable?: true;
   readonly required?: true;
+  /** For tests: neither in the help nor in the completions. */
+  readonly hidden?: true;
   /** Heading in the help. */
   readonly group: string;
   readonly help: string;
@@ -32,7 +34,10 @@ export interface OptionSpec<Name extends string = string> {
 export interface PositionalSpec {
   readonly name: string;
   readonly required: boolean;
-  choices(): readonly string[];
+  /** All that is accepted; without it the command's `read` checks the word. */
+  choices?(): readonly string[];
+  /** What a shell may complete where there is no such list. */
+  readonly completes?: "migration";
 }
 
 /** What a parsed command line may depend on besides itself. */
@@ -42,6 +47,10 @@ export interface Surroundings {
   readonly uid: number | null;
   /** $XDG_RUNTIME_DIR. */
   readonly runtimeDir: string | null;
+  /** $XDG_STATE_HOME. */
+  readonly stateHome: string | null;
+  /** $HOME. */
+  readonly home: string | null;
 }
 
 export interface CommandSpec<Parsed, Name extends string = string> {
@@ -88,7 +97,7 @@ export function usageError(code: string, message: string, hint?: string): AgentE
 export class Given<Name extends string> {
   readonly #values: ReadonlyMap<string, readonly string[]>;
   readonly #flags: ReadonlySet<string>;
-  /** The word after the command, already checked against its choices. */
+  /** The word after the command, already checked against its choices if it has any. */
   readonly positional: string | null;
 
   constructor(

@@ -2,6 +2,7 @@
 // receiver's policy: what a command line that comes over the network may start, read and write.
 
 import { quote } from "../base/errors.ts";
+import { AGENT_OPTIONS, type AgentOptions, readAgentOptions } from "./agent_options.ts";
 import {
   RECEIVE_CONNECTION_OPTIONS,
   type ReceiveConnection,
@@ -26,7 +27,7 @@ import {
   readText,
 } from "./values.ts";
 
-export interface ReceiveOptions extends ReceiveConnection {
+export interface ReceiveOptions extends ReceiveConnection, AgentOptions {
   command: "receive";
   /** Disks may come from QEMU to QEMU without encryption. */
   insecureNbd: boolean;
@@ -93,6 +94,7 @@ export const RECEIVE_COMMAND = defineCommand({
   ],
   options: [
     ...RECEIVE_CONNECTION_OPTIONS,
+    ...AGENT_OPTIONS,
     {
       name: "qemu",
       value: "PATH",
@@ -219,6 +221,7 @@ export const RECEIVE_COMMAND = defineCommand({
     refuseRepeated("--override", overrides.map((override) => override.key));
     return {
       command: "receive",
+      ...readAgentOptions(given, around),
       listen: given.one("listen", readHostPort({ anyPort: true })) ??
         { host: "127.0.0.1", port: 0 },
       stdio: given.has("stdio"),

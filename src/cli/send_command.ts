@@ -1,20 +1,29 @@
 // `migrate-agent send`: its options as data and their typed form. Knows nothing of what a
 // migration does with them.
 
+import { AGENT_OPTIONS, type AgentOptions, readAgentOptions } from "./agent_options.ts";
 import {
   NBD_WAYS,
   readSendConnection,
   SEND_CONNECTION_OPTIONS,
   type SendConnection,
 } from "./connection_options.ts";
+import { MAX_WAIT_MS } from "../control/messages.ts";
 import { defineCommand } from "./option_spec.ts";
-import { readChoice, readDuration, readList, readPid, readSize, readSocketPath } from "./values.ts";
+import {
+  DOWNTIME_LIMIT_MAX_MS,
+  readChoice,
+  readDuration,
+  readList,
+  readPid,
+  readSize,
+  readSocketPath,
+} from "./values.ts";
 
 const SOURCE_AFTER = ["quit", "paused"] as const;
-/** QEMU takes no more than 2000 s as `downtime-limit`. */
-const DOWNTIME_LIMIT_MAX_MS = 2_000_000;
+const HANDOVER_TIMEOUT_MS = 60_000;
 
-export interface SendOptions {
+export interface SendOptions extends AgentOptions {
   command: "send";
   connection: SendConnection;
   /** Absolute path of the source QEMU's QMP socket. */
@@ -33,6 +42,10 @@ export interface SendOptions {
   autoConverge: boolean;
   /** The whole migration up to the handover; null: no limit. */
   timeoutMs: number | null;
+  /** How long a lost connection may take to be found again; 0: its loss ends the migration. */
+  reconnectMs: number;
+  /** How long to ask for the answer to a handover that was not answered. */
+  handoverTimeoutMs: number;
   /** What becomes of the source QEMU once the guest runs at the destination. */
   sourceAfter: (typeof SOURCE_AFTER)[number];
   /** How the disks travel: from QEMU to QEMU, or through the agents' own connection. */
@@ -143,12 +156,36 @@ export const SEND_COMMAND = defineCommand({
       group: "Limits",
       help: "Give up, and undo everything, when the handover is not reached in this time: 10m.",
     },
+    {
+      name: "reconnect",
+      value: "TIME",
+      excludes: ["via"],
+      default: "no: the migration is undone",
+      group: "Limits",
+      help:
+        "How long a connection that is lost while disks or memory are sent may take to be found " +
+        "again, without copying the disks twice: 60s.",
+    },
+    {
+      name: "handover-timeout",
+      value: "TIME",
+      default: "1m",
+      group: "Limits",
+      help:
+        "How long to ask for the answer when it does not come after the guest was handed over. " +
+        "It stands still meanwhile; after that an operator has to resolve it (exit code 6).",
+    },
+    ...AGENT_OPTIONS,
     ...SEND_CONNECTION_OPTIONS,
     { name: "json", group: "Output", help: "One JSON object per line; the last is the account." },
   ],
   read(given, around): SendOptions {
     return {
       command: "send",
+      ...readAgentOptions(given, around),
+      reconnectMs: given.one("reconnect", readDuration({ maxMs: MAX_WAIT_MS })) ?? 0,
+      handoverTimeoutMs: given.one("handover-timeout", readDuration({ maxMs: MAX_WAIT_MS })) ??
+        HANDOVER_TIMEOUT_MS,
       connection: readSendConnection(given, around),
       qmp: given.must("qmp", readSocketPath(around.cwd)),
       qemuPid: given.one("qemu-pid", readPid),

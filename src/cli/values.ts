@@ -15,6 +15,9 @@ const SOCKET_PATH_LIMIT_BYTES = 107;
 /** A timer of more than 2^31-1 ms ends at once instead of never. */
 const DURATION_LIMIT_MS = 2 ** 31 - 1;
 
+/** QEMU takes no more than 2000 s as `downtime-limit`. */
+export const DOWNTIME_LIMIT_MAX_MS = 2_000_000;
+
 const SIZE_UNITS: Record<string, number> = {
   "": 1,
   K: 2 ** 10,
@@ -102,6 +105,14 @@ export function readDuration(options: { maxMs?: number } = {}): Reader<number> {
     );
   };
 }
+
+/** A migration's id, as the receiver makes it. */
+export const readMigrationId: Reader<string> = (text, option) =>
+  /^[A-Za-z0-9_-]{1,64}$/.test(text) ? text : refuseValue(
+    option,
+    quote(text),
+    "is no migration's id: 'migrate-agent status' lists them",
+  );
 
 /** A process id. */
 export const readPid: Reader<number> = (text, option) =>

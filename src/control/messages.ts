@@ -23,6 +23,11 @@ const code = v.pipe(v.string(), v.regex(/^[a-z][a-z0-9_]{0,63}$/));
 const capability = v.pipe(v.string(), v.regex(/^[A-Za-z0-9_.-]{1,64}$/));
 const capabilities = list(capability, 64);
 const version = integer(1, 65535);
+const migrationId = v.pipe(v.string(), v.regex(/^[A-Za-z0-9_-]{1,64}$/));
+/** How long one agent may ask the other to wait for it. */
+export const MAX_WAIT_MS = 24 * 3_600_000;
+/** What a receiver knows of a guest that was handed over: `Answer` in src/migration/ownership.ts. */
+const OUTCOMES = ["running", "never_ran", "ended", "uncertain"] as const;
 const empty = v.object({});
 
 export const ErrorSchema = v.object({
@@ -45,7 +50,7 @@ export const REQUESTS = {
     reply: v.object({
       protocol_version: version,
       agent_version: text(64),
-      migration_id: v.pipe(v.string(), v.regex(/^[A-Za-z0-9_-]{1,64}$/)),
+      migration_id: migrationId,
       features: capabilities,
     }),
   },
@@ -70,7 +75,11 @@ export const REQUESTS = {
     }),
   },
   prepare: {
-    body: v.object({ nbd: v.picklist(["direct", "encrypted", "tunnel"]) }),
+    body: v.object({
+      nbd: v.picklist(["direct", "encrypted", "tunnel"]),
+      reconnect_ms: integer(0, MAX_WAIT_MS),
+      handover_timeout_ms: integer(0, MAX_WAIT_MS),
+    }),
     reply: v.object({
       nbd: v.nullable(v.variant("transport", [
         v.object({
@@ -96,6 +105,13 @@ export const REQUESTS = {
     }),
   },
   finish: { body: empty, reply: empty },
+  /** Instead of `hello`: goes on with a migration whose connection was lost. */
+  resume: { body: v.object({ migration_id: migrationId }), reply: empty },
+  /** Instead of `hello`: what became of a handover that was not answered. */
+  ask: {
+    body: v.object({ migration_id: migrationId }),
+    reply: v.object({ state: v.picklist(OUTCOMES) }),
+  },
 } as const;
 
 /** What either side may say at any time, without an answer. */

@@ -2,6 +2,7 @@
 // `-incoming defer`: checks that it fits and uses it with the disks that it has.
 
 import { AgentError } from "../base/errors.ts";
+import { identifyProcess } from "../base/process_identity.ts";
 import { QmpClient } from "../qmp/client.ts";
 import type {
   DestinationHost,
@@ -11,7 +12,7 @@ import type {
   TargetDisk,
 } from "./destination.ts";
 import { checkFits } from "./fits.ts";
-import type { Disk, GuestParams } from "./params.ts";
+import type { Disk, QemuParams } from "./params.ts";
 import { findSocketOwner, readProcess } from "./process.ts";
 import { endProcess } from "./proc.ts";
 
@@ -24,7 +25,7 @@ export class AdoptHost implements DestinationHost {
     this.#qmpPath = qmpPath;
   }
 
-  async plan(params: GuestParams, signal: AbortSignal): Promise<DestinationPlan> {
+  async plan(params: QemuParams, signal: AbortSignal): Promise<DestinationPlan> {
     const process = await readProcess(await findSocketOwner(this.#qmpPath));
     const qmp = await QmpClient.connect(this.#qmpPath, { signal });
     try {
@@ -33,24 +34,30 @@ export class AdoptHost implements DestinationHost {
       const targets = params.disks.map((disk) => adoptTarget(disk, disks.get(disk.name)!));
       this.#adopted = { qmp, pid: process.pid };
       const { major, minor, micro } = qmp.version;
-      return { binary: null, qemuVersion: `${major}.${minor}.${micro}`, targets, warnings: [] };
+      return {
+        binary: null,
+        qemuVersion: `${major}.${minor}.${micro}`,
+        targets,
+        warnings: [],
+        place: { kind: "qmp", path: await Deno.realPath(this.#qmpPath) },
+      };
     } catch (error) {
       await qmp.close();
       throw error;
     }
   }
 
-  start(
-    _params: GuestParams,
+  async start(
+    _params: QemuParams,
     options: { plan: DestinationPlan; onEffect: RegisterUndo; signal: AbortSignal },
   ): Promise<DestinationQemu> {
     const { qmp, pid } = this.#adopted!;
     // From now on it may hold a part of the guest: whoever started it starts a new one for a new try.
-    options.onEffect(`end the adopted QEMU (process ${pid})`, async () => {
+    await options.onEffect(`end the adopted QEMU (process ${pid})`, async () => {
       await qmp.close();
       await endProcess(pid);
-    });
-    return Promise.resolve({ qmp, pid });
+    }, { kind: "process", what: "the adopted QEMU", process: await identifyProcess(pid) });
+    return { qmp, pid };
   }
 
   async close(): Promise<void> {

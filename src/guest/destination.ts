@@ -2,6 +2,7 @@
 // launched (launch.ts), adopted (adopt.ts), or started by the operator's command
 // (launch_command.ts).
 
+import type { Remain } from "../base/remains.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import type { Disk, GuestParams } from "./params.ts";
 
@@ -9,7 +10,12 @@ import type { Disk, GuestParams } from "./params.ts";
  * Registers how an effect is undone, at the moment from which it may exist. `undo` is called at most
  * once, newest first, only when the guest does not go on here.
  */
-export type RegisterUndo = (what: string, undo: () => Promise<void>) => void;
+export type RegisterUndo = (
+  what: string,
+  undo: () => Promise<void>,
+  /** The same for somebody who comes after this program's death; durable when the promise resolves. */
+  remain?: Remain,
+) => Promise<void>;
 
 export interface TargetDisk {
   disk: Disk;
@@ -29,12 +35,19 @@ export interface DestinationPlan {
   qemuVersion: string;
   targets: TargetDisk[];
   warnings: string[];
+  /** What only one guest can have here: its folder, or the socket of the QEMU that waits for it. */
+  place: { kind: "folder" | "qmp"; path: string } | null;
 }
 
 /** A QEMU that waits in `-incoming defer`. */
 export interface DestinationQemu {
   qmp: QmpClient;
   pid: number;
+  /**
+   * Ends this QEMU, whose memory has stopped half-way, and starts another one on the same disks. Left
+   * out: only whoever started it can.
+   */
+  restart?: (signal: AbortSignal) => Promise<DestinationQemu>;
 }
 
 export interface DestinationHost {

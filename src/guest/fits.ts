@@ -4,7 +4,7 @@ import { AgentError, quote } from "../base/errors.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import { describeDisks } from "./disks.ts";
 import { queryMachine } from "./machine_state.ts";
-import type { Disk, GuestParams } from "./params.ts";
+import type { Disk, QemuParams } from "./params.ts";
 
 /**
  * Compares state, architecture, machine type, memory, processors and disks. Gives the waiting
@@ -13,7 +13,7 @@ import type { Disk, GuestParams } from "./params.ts";
  */
 export async function checkFits(
   qmp: QmpClient,
-  options: { params: GuestParams; resolvePath: (path: string) => string; signal: AbortSignal },
+  options: { params: QemuParams; resolvePath: (path: string) => string; signal: AbortSignal },
 ): Promise<Map<string, Disk>> {
   const { params, signal } = options;
   const { status, arch, machine, vcpus, memoryBytes, blocks, nodes } = await queryMachine(

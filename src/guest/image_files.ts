@@ -14,12 +14,12 @@ import { findProcesses } from "./proc.ts";
 async function createImage(
   disk: Disk,
   path: string,
-  options: { onCreated: () => void; signal: AbortSignal },
+  options: { onCreated: (file: Deno.FsFile) => Promise<void>; signal: AbortSignal },
 ): Promise<void> {
   try {
     // Exclusively: between the plan and now somebody else may have come.
     using file = await Deno.open(path, { write: true, createNew: true, mode: 0o600 });
-    options.onCreated();
+    await options.onCreated(file);
     if (disk.format === "raw") {
       await file.truncate(disk.virtual_size_bytes);
       return;
@@ -47,7 +47,11 @@ export async function makeTargets(
 ): Promise<void> {
   for (const { disk, path, create } of targets) {
     if (!create || path === null) continue;
-    const onCreated = () => options.onEffect(`remove ${path}`, () => removeImage(path));
+    const onCreated = async (file: Deno.FsFile) => {
+      const { dev, ino } = await file.stat();
+      const remain = { kind: "file" as const, path, dev, ino: ino! };
+      await options.onEffect(`remove ${path}`, () => removeImage(path), remain);
+    };
     await createImage(disk, path, { onCreated, signal: options.signal });
   }
 }

@@ -8,7 +8,7 @@ import { listDeviceIds, withoutDevices } from "./command_line/rewrite.ts";
 import { describeDisks, type DiskChoice } from "./disks.ts";
 import { type QemuFeatures, queryFeatures } from "./features.ts";
 import { queryMachine } from "./machine_state.ts";
-import type { GuestParams } from "./params.ts";
+import type { QemuParams } from "./params.ts";
 import { findSocketOwner, type QemuProcess, readProcess } from "./process.ts";
 
 /** States in which a guest can be migrated and continued on either side. */
@@ -23,7 +23,7 @@ const REQUIRED_COMMANDS = [
 const REQUIRED_CAPABILITIES = ["events", "return-path", "pause-before-switchover"];
 
 export interface InspectedGuest {
-  params: GuestParams;
+  params: QemuParams;
   features: QemuFeatures;
   process: QemuProcess;
 }

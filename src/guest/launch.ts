@@ -23,7 +23,7 @@ import {
   removeGuestFolder,
 } from "./guest_folder.ts";
 import { makeTargets, realPathOrNull } from "./image_files.ts";
-import type { GuestParams } from "./params.ts";
+import type { QemuParams } from "./params.ts";
 import { endProcess } from "./proc.ts";
 import { readProcess } from "./process.ts";
 import { checkBinary, chooseBinary } from "./qemu_binary.ts";
@@ -45,25 +45,36 @@ export class LaunchHost implements DestinationHost {
     this.#options = options;
   }
 
-  async plan(params: GuestParams, signal: AbortSignal): Promise<DestinationPlan> {
+  async plan(params: QemuParams, signal: AbortSignal): Promise<DestinationPlan> {
     refuseHotPlugged(params);
     const binary = await chooseBinary(params, this.#options.binaries);
     const qemuVersion = await checkBinary(binary, { params, signal });
     await refuseLivingGuest(this.#folder(params), params.name);
     const targets = await planTargets(params.disks, this.#options.placement);
     const { warnings } = this.#rewrite(params, targets);
-    return { binary, qemuVersion, targets, warnings };
+    const { path } = this.#folder(params);
+    return { binary, qemuVersion, targets, warnings, place: { kind: "folder", path } };
   }
 
   async start(
-    params: GuestParams,
+    params: QemuParams,
     options: { plan: DestinationPlan; onEffect: RegisterUndo; signal: AbortSignal },
   ): Promise<DestinationQemu> {
     const { plan, onEffect, signal } = options;
     const folder = this.#folder(params);
-    onEffect(`remove ${folder.path}`, () => removeGuestFolder(folder));
+    const { path } = folder;
+    await onEffect(`remove ${path}`, () => removeGuestFolder(folder), { kind: "folder", path });
     await makeGuestFolder(folder);
     await makeTargets(plan.targets, { onEffect, signal });
+    return await this.#run(params, options);
+  }
+
+  async #run(
+    params: QemuParams,
+    options: { plan: DestinationPlan; onEffect: RegisterUndo; signal: AbortSignal },
+  ): Promise<DestinationQemu> {
+    const { plan, onEffect, signal } = options;
+    const folder = this.#folder(params);
     const { argv } = this.#rewrite(params, plan.targets);
     const { path: cwd, pidFile } = folder;
     await daemonize(plan.binary!, { argv, pidFile, cwd, onEffect, signal });
@@ -72,20 +83,25 @@ export class LaunchHost implements DestinationHost {
       throw new AgentError("qemu_not_started", "QEMU ended right after its start");
     }
     const qmp = await QmpClient.connect(folder.qmpPath, { signal });
-    onEffect("close the QMP connection", () => qmp.close());
+    await onEffect("close the QMP connection", () => qmp.close());
     const { resolvePath } = await readProcess(pid);
     await checkFits(qmp, { params, resolvePath, signal });
-    return { qmp, pid };
+    const restart = async (signal: AbortSignal) => {
+      await qmp.close();
+      await endProcess(pid);
+      return await this.#run(params, { plan, onEffect, signal });
+    };
+    return { qmp, pid, restart };
   }
 
   async close(): Promise<void> {}
 
-  #folder(params: GuestParams): GuestFolder {
+  #folder(params: QemuParams): GuestFolder {
     const { runDir, qmpPath } = this.#options;
     return guestFolder(params.name, { runDir, qmpPath });
   }
 
-  #rewrite(params: GuestParams, targets: readonly TargetDisk[]) {
+  #rewrite(params: QemuParams, targets: readonly TargetDisk[]) {
     const folder = this.#folder(params);
     return rewriteCommandLine(params, {
       qmpPath: folder.qmpPath,
@@ -103,7 +119,7 @@ export class LaunchHost implements DestinationHost {
   }
 }
 
-function refuseHotPlugged(params: GuestParams): void {
+function refuseHotPlugged(params: QemuParams): void {
   if (params.hot_plugged.length === 0) return;
   throw new AgentError(
     "hot_plugged_device",
@@ -132,7 +148,18 @@ async function daemonize(
   },
 ): Promise<void> {
   const { argv, pidFile, cwd, onEffect, signal } = options;
-  const starter = new Deno.Command(binary, {
+  let starting = true;
+  let starter: Deno.ChildProcess | undefined;
+  let done: Promise<Deno.CommandOutput> | undefined;
+  await onEffect("end the QEMU that was started", async () => {
+    // The daemon writes its pid before it builds the machine: while there is none, ending the
+    // process that was started here is all that is needed.
+    const pid = await readPidFile(pidFile);
+    if (pid !== null) await endProcess(pid);
+    else if (starting) starter?.kill("SIGKILL");
+    await done;
+  }, { kind: "pid_file", path: pidFile });
+  starter = new Deno.Command(binary, {
     args: argv,
     // QEMU looks for firmware and ROMs in its working folder first: never in the receiver's.
     cwd,
@@ -140,17 +167,7 @@ async function daemonize(
     stdout: "null",
     stderr: "piped",
   }).spawn();
-  const done = starter.output();
-  let starting = true;
-  done.finally(() => starting = false);
-  onEffect("end the QEMU that was started", async () => {
-    // The daemon writes its pid before it builds the machine: while there is none, ending the
-    // process that was started here is all that is needed.
-    const pid = await readPidFile(pidFile);
-    if (pid !== null) await endProcess(pid);
-    else if (starting) starter.kill("SIGKILL");
-    await done;
-  });
+  done = starter.output().finally(() => starting = false);
   const { success, stderr } = await abortable(done, signal);
   const text = new TextDecoder().decode(stderr).trim();
   if (success) return;

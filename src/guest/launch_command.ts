@@ -5,6 +5,7 @@
 import * as v from "valibot";
 import { Deadline, delay } from "../base/deadline.ts";
 import { AgentError, describeError, quote } from "../base/errors.ts";
+import { identifyProcess } from "../base/process_identity.ts";
 import { QmpClient } from "../qmp/client.ts";
 import type {
   DestinationHost,
@@ -14,7 +15,7 @@ import type {
 } from "./destination.ts";
 import { checkFits } from "./fits.ts";
 import { makeTargets } from "./image_files.ts";
-import type { GuestParams } from "./params.ts";
+import type { QemuParams } from "./params.ts";
 import { endProcess, isAlive } from "./proc.ts";
 import { findSocketOwner, readProcess } from "./process.ts";
 import { type DiskPlacement, planTargets } from "./target_disks.ts";
@@ -38,13 +39,13 @@ export class CommandHost implements DestinationHost {
     this.#options = options;
   }
 
-  async plan(params: GuestParams, _signal: AbortSignal): Promise<DestinationPlan> {
+  async plan(params: QemuParams, _signal: AbortSignal): Promise<DestinationPlan> {
     const targets = await planTargets(params.disks, this.#options.placement);
-    return { binary: null, qemuVersion: "0.0.0", targets, warnings: [] };
+    return { binary: null, qemuVersion: "0.0.0", targets, warnings: [], place: null };
   }
 
   async start(
-    params: GuestParams,
+    params: QemuParams,
     options: { plan: DestinationPlan; onEffect: RegisterUndo; signal: AbortSignal },
   ): Promise<DestinationQemu> {
     const { plan, onEffect, signal } = options;
@@ -58,11 +59,11 @@ export class CommandHost implements DestinationHost {
     }));
     const path = await this.#run(JSON.stringify({ params, disks }), signal);
     const pid = await this.#waitForSocket(path, signal);
-    onEffect(`end the QEMU that ${quote(this.#options.command)} started`, async () => {
+    await onEffect(`end the QEMU that ${quote(this.#options.command)} started`, async () => {
       if (await isAlive(pid)) await endProcess(pid);
-    });
+    }, { kind: "process", what: "the launched QEMU", process: await identifyProcess(pid) });
     const qmp = await QmpClient.connect(path, { signal });
-    onEffect("close the QMP connection", () => qmp.close());
+    await onEffect("close the QMP connection", () => qmp.close());
     const { resolvePath } = await readProcess(pid);
     await checkFits(qmp, { params, resolvePath, signal });
     return { qmp, pid };

@@ -7,6 +7,7 @@ import { delay } from "../base/deadline.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import type { EventSubscription, QmpEvent } from "../qmp/events.ts";
 import type { QemuFeatures } from "./features.ts";
+import { cutOffNodes, endJob, mirrorNames } from "./mirror_traces.ts";
 import type { Disk } from "./params.ts";
 
 /** QEMU's default of 64 KiB makes a guest that writes here and there leave 20 MiB for the pause. */
@@ -35,6 +36,7 @@ export interface MirrorOptions {
   targets: readonly { disk: Disk; export: string }[];
   /** Bytes per second for each disk; 0 for no limit. */
   speedBytesPerS: number;
+  reconnectMs: number;
   features: QemuFeatures;
 }
 
@@ -62,8 +64,7 @@ export class MirrorSet implements Disposable {
     this.#mirrors = options.targets.map(({ disk, export: name }, index) => ({
       disk,
       export: name,
-      jobId: `migrate-agent-${index}`,
-      nodeName: `migrate-agent-nbd-${index}`,
+      ...mirrorNames(index),
       has: { node: false, job: false },
       ready: false,
       copiedBytes: 0,
@@ -167,6 +168,21 @@ export class MirrorSet implements Disposable {
     await waitForAll(this.#mirrors.map((mirror) => this.#remove(mirror, signal)));
   }
 
+  suspend(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  resume(_signal: AbortSignal): Promise<void> {
+    return Promise.resolve();
+  }
+
+  /** Limits each disk to so many bytes a second from now on; 0: no limit. */
+  async setSpeed(bytesPerS: number, signal: AbortSignal): Promise<void> {
+    for (const { jobId: device } of this.#mirrors) {
+      await this.#qmp.execute("block-job-set-speed", { device, speed: bytesPerS }, { signal });
+    }
+  }
+
   /** Once ready: mirrors every write before the guest sees it done, so that little is left at the stop. */
   async blockWrites(signal: AbortSignal): Promise<void> {
     if (!this.#options.features.commands.has("block-job-change")) return; // QEMU before 8.2
@@ -179,18 +195,11 @@ export class MirrorSet implements Disposable {
     }
   }
 
-  /**
-   * Breaks the connections (`yank`): a job that waits for a dead one would hold the guest's writes,
-   * and every command that drains them, until TCP gives up. Out of band: when the memory's connection
-   * ends first, QEMU's main loop itself may be waiting for that job (seen with 7.2). The jobs then
-   * fail; `abandon` tidies up.
-   */
+  /** Breaks the connections (mirror_traces.ts). The jobs then fail; `abandon` tidies up. */
   async cutOff(signal = AbortSignal.timeout(ABANDON_TIMEOUT_MS)): Promise<void> {
-    const nodes = this.#mirrors.filter((mirror) => mirror.has.node);
-    if (nodes.length === 0 || !this.#options.features.commands.has("yank")) return;
-    await this.#qmp.execute("yank", {
-      instances: nodes.map(({ nodeName }) => ({ type: "block-node", "node-name": nodeName })),
-    }, { signal, outOfBand: true });
+    if (!this.#options.features.commands.has("yank")) return;
+    const nodes = this.#mirrors.filter((mirror) => mirror.has.node).map((m) => m.nodeName);
+    await cutOffNodes(this.#qmp, { nodes, signal });
   }
 
   /** Ends every mirror at once, whatever its state, and takes away its node. The guest goes on. */
@@ -235,28 +244,8 @@ export class MirrorSet implements Disposable {
   }
 
   async #abandonOne(mirror: Mirror, signal: AbortSignal): Promise<void> {
-    using events = this.#qmp.subscribe("JOB_STATUS_CHANGE");
-    const status = await this.#jobStatus(mirror, signal);
-    mirror.has.job = status !== undefined;
-    if (status !== undefined && status !== "concluded") {
-      try {
-        const args = { device: mirror.jobId, force: true };
-        await this.#qmp.execute("block-job-cancel", args, { signal });
-      } catch (error) {
-        // It was cut off, and may have ended by itself since it was looked at.
-        if (await this.#jobStatus(mirror, signal) !== "concluded") throw error;
-      }
-      await events.next(
-        signal,
-        ({ data }) => data.id === mirror.jobId && data.status === "concluded",
-      );
-    }
+    mirror.has.job = await endJob(this.#qmp, { id: mirror.jobId, signal });
     await this.#remove(mirror, signal);
-  }
-
-  async #jobStatus(mirror: Mirror, signal: AbortSignal): Promise<string | undefined> {
-    const jobs = await this.#qmp.execute("query-jobs", {}, { signal });
-    return jobs.find(({ id }) => id === mirror.jobId)?.status;
   }
 
   async #remove(mirror: Mirror, signal: AbortSignal): Promise<void> {

@@ -76,8 +76,7 @@ export class PskCredentials {
   /** Makes QEMU forget the key; can be called twice. The file goes with its folder at the latest. */
   async remove(): Promise<void> {
     if (!this.#exists) return;
-    const signal = AbortSignal.timeout(REMOVE_TIMEOUT_MS);
-    await this.#qmp.execute("object-del", { id: OBJECT_ID }, { signal });
+    await removeKey(this.#qmp, AbortSignal.timeout(REMOVE_TIMEOUT_MS));
     this.#exists = false;
   }
 
@@ -90,4 +89,15 @@ export class PskCredentials {
   get #file(): string {
     return `${this.#folder.path}/keys.psk`; // QEMU's own name for it
   }
+}
+
+/** Makes a QEMU forget a migration's key; it must have one. */
+export async function removeKey(qmp: QmpClient, signal: AbortSignal): Promise<void> {
+  await qmp.execute("object-del", { id: OBJECT_ID }, { signal });
+}
+
+/** Whether a QEMU has a migration's key. */
+export async function hasKey(qmp: QmpClient, signal: AbortSignal): Promise<boolean> {
+  const objects = await qmp.execute("qom-list", { path: "/objects" }, { signal });
+  return objects.some(({ name }) => name === OBJECT_ID);
 }

@@ -51,29 +51,15 @@ export const DiskSchema = v.object({
   backing: v.pipe(v.array(path), v.maxLength(200)),
 });
 
-export const ParamsSchema = v.object({
-  hypervisor: v.literal("qemu"),
-  /** The guest's name: `-name`, else its UUID, else `guest`. */
+/** What every hypervisor's guest has. */
+const COMMON = {
+  /** The guest's name: `-name`, else its UUID, else `guest`; for Xen the domain's name. */
   name,
   uuid: v.nullable(v.pipe(text(36), v.regex(/^[0-9a-f-]{36}$/i))),
   /** Whether the guest ran when the migration began: decides what happens after the handover. */
   running: v.boolean(),
-  /** The machine type with its version, never an alias: `pc-i440fx-7.2`. */
-  machine: name,
-  /** `x86_64`, `aarch64`, ...: QEMU's target name. */
-  arch: v.pipe(text(32), v.regex(/^[a-z0-9_]+$/)),
   vcpus: v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(65536)),
   memory_bytes: bytes,
-  qemu: v.object({
-    version: v.pipe(text(64), v.regex(/^\d+\.\d+\.\d+$/)),
-    package: text(256),
-    /** The source QEMU's executable (path at the source; a hint for choosing the same one). */
-    binary: path,
-    /** Its arguments, without argv[0]; empty when they could not be read (adopt and command only). */
-    argv: v.pipe(v.array(v.pipe(v.string(), v.maxLength(65536))), v.maxLength(4096)),
-  }),
-  /** Ids of devices that were plugged in after the start: no command line can bring them back. */
-  hot_plugged: v.pipe(v.array(text(256)), v.maxLength(1024)),
   disks: v.pipe(
     v.array(DiskSchema),
     v.maxLength(256),
@@ -85,10 +71,44 @@ export const ParamsSchema = v.object({
       "present, but not read-only",
     ),
   ),
+};
+
+const QemuParamsSchema = v.object({
+  ...COMMON,
+  hypervisor: v.literal("qemu"),
+  /** The machine type with its version, never an alias: `pc-i440fx-7.2`. */
+  machine: name,
+  /** `x86_64`, `aarch64`, ...: QEMU's target name. */
+  arch: v.pipe(text(32), v.regex(/^[a-z0-9_]+$/)),
+  qemu: v.object({
+    version: v.pipe(text(64), v.regex(/^\d+\.\d+\.\d+$/)),
+    package: text(256),
+    /** The source QEMU's executable (path at the source; a hint for choosing the same one). */
+    binary: path,
+    /** Its arguments, without argv[0]; empty when they could not be read (adopt and command only). */
+    argv: v.pipe(v.array(v.pipe(v.string(), v.maxLength(65536))), v.maxLength(4096)),
+  }),
+  /** Ids of devices that were plugged in after the start: no command line can bring them back. */
+  hot_plugged: v.pipe(v.array(text(256)), v.maxLength(1024)),
 });
 
+const XenParamsSchema = v.object({
+  ...COMMON,
+  hypervisor: v.literal("xen"),
+  xen: v.object({
+    /** The source's Xen: `4.17.5`. */
+    version: v.pipe(text(64), v.regex(/^\d+\.\d+/)),
+    /** The domain's configuration as libxl keeps it (`xl list -l`); the receiver takes it apart. */
+    config: v.record(v.string(), v.unknown()),
+  }),
+});
+
+export const ParamsSchema = v.variant("hypervisor", [QemuParamsSchema, XenParamsSchema]);
+
 export type Disk = v.InferOutput<typeof DiskSchema>;
-export type GuestParams = v.InferOutput<typeof ParamsSchema>;
+export type QemuParams = v.InferOutput<typeof QemuParamsSchema>;
+export type XenParams = v.InferOutput<typeof XenParamsSchema>;
+export type GuestParams = QemuParams | XenParams;
 
 /** @throws AgentError `bad_params` (kind refused) that names the first thing wrong */
 export function parseParams(text: string): GuestParams {

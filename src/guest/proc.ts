@@ -3,16 +3,11 @@
 
 import { AgentError } from "../base/errors.ts";
 import { abortReason, delay } from "../base/deadline.ts";
+import { isGone, readStartTicks } from "../base/process_identity.ts";
 
 /** Whether a process exists (a zombie has ended). */
 export async function isAlive(pid: number): Promise<boolean> {
-  try {
-    const stat = await Deno.readTextFile(`/proc/${pid}/stat`);
-    return stat.slice(stat.lastIndexOf(")") + 2, stat.lastIndexOf(")") + 3) !== "Z";
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound || isGone(error)) return false;
-    throw error;
-  }
+  return await readStartTicks(pid) !== null;
 }
 
 /**
@@ -38,7 +33,7 @@ export async function endProcess(pid: number, graceMs = 3000): Promise<void> {
     try {
       Deno.kill(pid, signal);
     } catch (error) {
-      if (error instanceof Deno.errors.NotFound || isGone(error)) return;
+      if (isGone(error)) return;
       throw error;
     }
     if (await waitForExit(pid, { timeoutMs: graceMs })) return;
@@ -52,6 +47,23 @@ export async function findProcesses(match: (target: string) => boolean): Promise
   for await (const entry of Deno.readDir("/proc")) {
     const pid = Number(entry.name);
     if (Number.isInteger(pid) && (await openFiles(pid)).some(match)) found.push(pid);
+  }
+  return found;
+}
+
+/** The processes whose command line has these arguments in it, one right after the other. */
+export async function findByArguments(args: readonly string[]): Promise<number[]> {
+  const found: number[] = [];
+  const wanted = `\0${args.join("\0")}\0`;
+  for await (const { name } of Deno.readDir("/proc")) {
+    const pid = Number(name);
+    if (!Number.isInteger(pid)) continue;
+    try {
+      // A zombie's is empty.
+      if ((await Deno.readTextFile(`/proc/${pid}/cmdline`)).includes(wanted)) found.push(pid);
+    } catch (error) {
+      if (!isGone(error)) throw error;
+    }
   }
   return found;
 }
@@ -73,14 +85,7 @@ export async function openDescriptors(pid: number): Promise<Map<number, string>>
       }
     }
   } catch (error) {
-    const expected = error instanceof Deno.errors.NotFound ||
-      error instanceof Deno.errors.PermissionDenied || isGone(error);
-    if (!expected) throw error;
+    if (!(error instanceof Deno.errors.PermissionDenied || isGone(error))) throw error;
   }
   return targets;
-}
-
-/** ESRCH: the process ended between two looks. */
-function isGone(error: unknown): boolean {
-  return error instanceof Error && /os error 3\)|ESRCH/.test(error.message);
 }

@@ -1,7 +1,7 @@
 // QEMU executables of this host: which one serves a guest, and whether it can.
 
 import { AgentError, describeError, quote } from "../base/errors.ts";
-import type { GuestParams } from "./params.ts";
+import type { QemuParams } from "./params.ts";
 
 /**
  * The executable to start: of those allowed, the one that is called like the source's, else the
@@ -9,7 +9,7 @@ import type { GuestParams } from "./params.ts";
  * @throws AgentError `no_qemu` (kind refused)
  */
 export async function chooseBinary(
-  params: GuestParams,
+  params: QemuParams,
   allowed: readonly string[],
 ): Promise<string> {
   const name = params.qemu.binary.slice(params.qemu.binary.lastIndexOf("/") + 1);
@@ -37,7 +37,7 @@ export async function chooseBinary(
  */
 export async function checkBinary(
   binary: string,
-  options: { params: GuestParams; signal: AbortSignal },
+  options: { params: QemuParams; signal: AbortSignal },
 ): Promise<string> {
   const { params, signal } = options;
   const [versionText, machines] = await Promise.all([

@@ -25,6 +25,18 @@ export interface RamOptions {
   autoConverge: boolean;
 }
 
+/** Bytes per second, 0 for no limit; null leaves a limit as it is. */
+export type RamLimits = { bandwidthBytesPerS: number | null; downtimeLimitMs: number | null };
+
+/** The parameters behind them. */
+const LIMITS = ["max-bandwidth", "downtime-limit"] as const;
+
+/** What `configure` changes, as it was before. */
+export interface MigrationSettings {
+  capabilities: CapabilityStatus[];
+  parameters: Record<string, number>;
+}
+
 export interface RamProgress {
   transferredBytes: number;
   remainingBytes: number;
@@ -40,7 +52,7 @@ export class OutgoingMigration implements Disposable {
   readonly #features: QemuFeatures;
   readonly #events: EventSubscription;
   readonly #stops: EventSubscription;
-  #before: { capabilities: CapabilityStatus[]; parameters: Record<string, number> } | undefined;
+  #before: MigrationSettings | undefined;
   #started = false;
 
   constructor(qmp: QmpClient, features: QemuFeatures) {
@@ -54,10 +66,7 @@ export class OutgoingMigration implements Disposable {
   async configure(options: RamOptions, signal: AbortSignal): Promise<void> {
     const wanted = new Set<string>(SOURCE_CAPABILITIES);
     if (options.autoConverge) wanted.add("auto-converge");
-    const parameters: Record<string, number> = {
-      "max-bandwidth": options.bandwidthBytesPerS || UNLIMITED_BYTES_PER_S,
-      ...(options.downtimeLimitMs === null ? {} : { "downtime-limit": options.downtimeLimitMs }),
-    };
+    const parameters = limitParameters(options);
     const [capabilities, current] = await Promise.all([
       this.#qmp.execute("query-migrate-capabilities", {}, { signal }),
       this.#qmp.execute("query-migrate-parameters", {}, { signal }),
@@ -65,21 +74,30 @@ export class OutgoingMigration implements Disposable {
     this.#before = {
       capabilities,
       parameters: Object.fromEntries(
-        Object.keys(parameters).map((name) => [name, Number(current[name])]),
+        LIMITS.map((name) => [name, Number(current[name])]),
       ),
     };
     await setCapabilities(this.#qmp, { wanted, known: this.#features.capabilities, signal });
     await this.#qmp.execute("migrate-set-parameters", parameters, { signal });
   }
 
+  /** What `configure` has changed, as it was; null while it has changed nothing. */
+  get before(): MigrationSettings | null {
+    return this.#before ?? null;
+  }
+
+  /** Changes limits while it goes on; what is left out stays. Undo with `restore`. */
+  async adjust(limits: RamLimits, signal: AbortSignal): Promise<void> {
+    await this.#qmp.execute("migrate-set-parameters", limitParameters(limits), { signal });
+  }
+
   /** Puts capabilities and parameters back as `configure` found them. */
   async restore(): Promise<void> {
-    const signal = AbortSignal.timeout(CANCEL_TIMEOUT_MS);
     if (!this.#before) return;
-    await this.#qmp.execute("migrate-set-capabilities", {
-      capabilities: this.#before.capabilities,
-    }, { signal });
-    await this.#qmp.execute("migrate-set-parameters", this.#before.parameters, { signal });
+    await restoreSettings(this.#qmp, {
+      settings: this.#before,
+      signal: AbortSignal.timeout(CANCEL_TIMEOUT_MS),
+    });
   }
 
   /** Begins to send into the unix socket `path`. Undo with `cancel`, also after an error. */
@@ -119,27 +137,13 @@ export class OutgoingMigration implements Disposable {
     return progressOf(await this.#qmp.execute("query-migrate", {}, { signal }));
   }
 
-  /**
-   * Ends the sending. `yank` first: `migrate_cancel` alone waits for block I/O and sockets that a
-   * dead link will never serve, with the guest frozen.
-   */
+  /** Ends the sending (`cancelOutgoing`). */
   async cancel(): Promise<void> {
     if (!this.#started) return;
-    const signal = AbortSignal.timeout(CANCEL_TIMEOUT_MS);
-    const ended = ["completed", "failed", "cancelled", "none"];
-    const { status = "none" } = await this.#qmp.execute("query-migrate", {}, { signal });
-    if (ended.includes(status)) return;
-    if (this.#features.commands.has("yank")) {
-      try {
-        const args = { instances: [{ type: "migration" }] };
-        await this.#qmp.execute("yank", args, { signal, outOfBand: true });
-      } catch (error) {
-        // No such instance: the migration ended by itself meanwhile.
-        if (!(error instanceof QmpCommandError)) throw error;
-      }
-    }
-    await this.#qmp.execute("migrate_cancel", {}, { signal });
-    await this.#events.next(signal, ({ data }) => ended.includes(String(data.status)));
+    await cancelOutgoing(this.#qmp, {
+      canYank: this.#features.commands.has("yank"),
+      signal: AbortSignal.timeout(CANCEL_TIMEOUT_MS),
+    });
   }
 
   [Symbol.dispose](): void {
@@ -172,6 +176,43 @@ export class OutgoingMigration implements Disposable {
       if (!signal.aborted && !this.#qmp.ended.aborted) throw error;
     }
   }
+}
+
+/**
+ * Ends the sending of the memory, if there is one, and waits for its end; false when there is none.
+ * `yank` first: `migrate_cancel` alone waits for block I/O and sockets that a dead link will never
+ * serve, with the guest frozen.
+ */
+export async function cancelOutgoing(
+  qmp: QmpClient,
+  { canYank, signal }: { canYank: boolean; signal: AbortSignal },
+): Promise<boolean> {
+  const ended = ["completed", "failed", "cancelled", "none"];
+  using events = qmp.subscribe("MIGRATION");
+  const { status = "none" } = await qmp.execute("query-migrate", {}, { signal });
+  if (ended.includes(status)) return false;
+  if (canYank) {
+    try {
+      const args = { instances: [{ type: "migration" }] };
+      await qmp.execute("yank", args, { signal, outOfBand: true });
+    } catch (error) {
+      // No such instance: the migration ended by itself meanwhile.
+      if (!(error instanceof QmpCommandError)) throw error;
+    }
+  }
+  await qmp.execute("migrate_cancel", {}, { signal });
+  await events.next(signal, ({ data }) => ended.includes(String(data.status)));
+  return true;
+}
+
+/** Puts capabilities and parameters back; for a QEMU that sends no memory any more. */
+export async function restoreSettings(
+  qmp: QmpClient,
+  { settings, signal }: { settings: MigrationSettings; signal: AbortSignal },
+): Promise<void> {
+  const { capabilities, parameters } = settings;
+  await qmp.execute("migrate-set-capabilities", { capabilities }, { signal });
+  await qmp.execute("migrate-set-parameters", parameters, { signal });
 }
 
 /** The destination's side of a QEMU that was started with `-incoming defer`. */
@@ -209,6 +250,16 @@ export class IncomingMigration implements Disposable {
   [Symbol.dispose](): void {
     this.#events[Symbol.dispose]();
   }
+}
+
+function limitParameters(
+  { bandwidthBytesPerS, downtimeLimitMs }: RamLimits,
+): Record<string, number> {
+  const bandwidth = bandwidthBytesPerS === 0 ? UNLIMITED_BYTES_PER_S : bandwidthBytesPerS;
+  return {
+    ...(bandwidth === null ? {} : { "max-bandwidth": bandwidth }),
+    ...(downtimeLimitMs === null ? {} : { "downtime-limit": downtimeLimitMs }),
+  };
 }
 
 async function setCapabilities(qmp: QmpClient, options: {

@@ -1,10 +1,12 @@
 // Whether the guest is meant to run: as it was when the migration began, and as others have changed
 // it since. The stop that the migration itself makes does not count.
 
+import { delay } from "../base/deadline.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import type { EventSubscription } from "../qmp/events.ts";
 
 const RESTORE_TIMEOUT_MS = 10_000;
+const POLL_MS = 20;
 
 export class RunState {
   readonly #qmp: QmpClient;
@@ -31,10 +33,8 @@ export class RunState {
 
   /** Lets the guest run on if it is meant to and does not. For a source that keeps its guest. */
   async restore(): Promise<void> {
-    const signal = AbortSignal.timeout(RESTORE_TIMEOUT_MS);
     if (!this.#shouldRun) return;
-    const { running } = await this.#qmp.execute("query-status", {}, { signal });
-    if (!running) await this.#qmp.execute("cont", {}, { signal });
+    await letRunOn(this.#qmp, AbortSignal.timeout(RESTORE_TIMEOUT_MS));
   }
 
   async #follow(): Promise<void> {
@@ -53,4 +53,22 @@ export class RunState {
       if (!signal.aborted) throw error; // the end of QEMU ends this, and is told elsewhere
     }
   }
+}
+
+/**
+ * Lets a guest run on that a migration of its source has stopped, once that migration has ended; false
+ * when nothing of the kind holds it up: it runs, or somebody else has stopped it (`paused`), or it
+ * cannot run (`io-error`, `guest-panicked`, ...).
+ */
+export async function letRunOn(qmp: QmpClient, signal: AbortSignal): Promise<boolean> {
+  while (true) {
+    const { status } = await qmp.execute("query-status", {}, { signal });
+    // QEMU itself goes on from here, or to `postmigrate`, a moment after a migration has failed, and
+    // refuses `cont` until then. Only to run on is an event.
+    if (status === "finish-migrate") await delay(POLL_MS, signal);
+    else if (status !== "postmigrate") return false;
+    else break;
+  }
+  await qmp.execute("cont", {}, { signal });
+  return true;
 }

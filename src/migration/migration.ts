@@ -5,6 +5,7 @@ import { AgentError, type Side, toAgentError } from "../base/errors.ts";
 import { Deadline } from "../base/deadline.ts";
 import type { AgentEvent, EventBody } from "./events.ts";
 import { type PhaseName, phaseOf, PHASES, RFC_STEPS } from "./phases.ts";
+import { pointOf, type StepName } from "./steps.ts";
 import { UndoLedger } from "./undo.ts";
 
 export interface MigrationOptions {
@@ -13,6 +14,8 @@ export interface MigrationOptions {
   emit: (event: AgentEvent) => void;
   /** Cancels the migration with its reason: a signal, `cancel`, the end of the program. */
   cancel: AbortSignal;
+  /** Called before and after every step with the point's name; what it throws fails the step. */
+  pass?: (point: string, signal: AbortSignal) => Promise<void>;
 }
 
 export class Migration {
@@ -20,9 +23,14 @@ export class Migration {
   readonly undo = new UndoLedger();
   /** Told by the receiver, so unknown at first. */
   id: string | null = null;
+  /** Aborts when somebody asks to stop, whatever else happens. */
+  readonly cancelled: AbortSignal;
+  /** Told of each phase that begins while the guest runs. */
+  journal: { update(change: { phase: PhaseName }): Promise<void> } | undefined;
   readonly #emit: (event: AgentEvent) => void;
   readonly #failure = new AbortController();
   readonly #signal: AbortSignal;
+  readonly #pass: NonNullable<MigrationOptions["pass"]> | undefined;
   readonly #startedAt = performance.now();
   readonly #durations: { phase: PhaseName; ms: number }[] = [];
   #phase: PhaseName | null = null;
@@ -30,7 +38,9 @@ export class Migration {
   constructor(options: MigrationOptions) {
     this.side = options.side;
     this.#emit = options.emit;
+    this.cancelled = options.cancel;
     this.#signal = AbortSignal.any([options.cancel, this.#failure.signal]);
+    this.#pass = options.pass;
   }
 
   /** Aborts when this migration has failed or was cancelled, with that error as its reason. */
@@ -78,10 +88,22 @@ export class Migration {
     work.catch((error) => this.fail(error));
   }
 
-  /** The migration fails with that signal's reason when it aborts. */
-  failWith(signal: AbortSignal): void {
-    if (signal.aborted) this.fail(signal.reason);
-    else signal.addEventListener("abort", () => this.fail(signal.reason), { once: true });
+  /** The migration fails with that signal's reason when it aborts, until the function it gives is called. */
+  failWith(signal: AbortSignal): () => void {
+    const fail = () => this.fail(signal.reason);
+    if (signal.aborted) fail();
+    else signal.addEventListener("abort", fail, { once: true });
+    return () => signal.removeEventListener("abort", fail);
+  }
+
+  /** Runs one step of the present phase, between its two points (steps.ts). */
+  async run<T>(name: StepName, work: () => Promise<T>): Promise<T> {
+    if (!this.#pass) return await work();
+    const step = { side: this.side, phase: this.#phase!, name };
+    await this.#pass(pointOf(step, "before"), this.#signal);
+    const result = await work();
+    await this.#pass(pointOf(step, "after"), this.#signal);
+    return result;
   }
 
   /**
@@ -91,7 +113,7 @@ export class Migration {
    */
   async runPhase<T>(name: PhaseName, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
     this.#enter(name);
-    const { limitMs, cancellable, title } = phaseOf(name);
+    const { limitMs, cancellable, title, guestRuns } = phaseOf(name);
     const began = performance.now();
     using deadline = new Deadline(
       limitMs ?? Infinity,
@@ -102,6 +124,8 @@ export class Migration {
       cancellable ? this.#signal : undefined,
     );
     try {
+      // While the guest stands still nothing is written that need not be.
+      if (guestRuns) await this.journal?.update({ phase: name });
       return await work(deadline.signal);
     } catch (error) {
       // What a wait throws after the migration has failed is a consequence of that failure.

@@ -1,7 +1,7 @@
 // What the mutations start from, recorded from real runs: the frames and control messages of a
 // mirrored migration, and the params documents of five QEMU 7.2 command lines of different styles.
 
-import type { GuestParams } from "../../src/guest/params.ts";
+import type { QemuParams } from "../../src/guest/params.ts";
 import frames from "./corpus/frames.json" with { type: "json" };
 import messages from "./corpus/messages.json" with { type: "json" };
 import params from "./corpus/params.json" with { type: "json" };
@@ -18,4 +18,4 @@ export const FRAMES: Readonly<Record<Way, readonly Uint8Array[]>> = {
 export const MESSAGES: readonly Json[] = messages as Json[];
 
 /** Images lie in /src there. */
-export const PARAMS: readonly GuestParams[] = Object.values(params) as GuestParams[];
+export const PARAMS: readonly QemuParams[] = Object.values(params) as QemuParams[];

@@ -5,7 +5,7 @@ import { assertEquals } from "@std/assert";
 import { rewriteCommandLine } from "../../src/guest/command_line/rewrite.ts";
 import { realPathOrNull } from "../../src/guest/image_files.ts";
 import { inspectGuest } from "../../src/guest/inspect.ts";
-import type { GuestParams } from "../../src/guest/params.ts";
+import type { QemuParams } from "../../src/guest/params.ts";
 import { QmpClient } from "../../src/qmp/client.ts";
 import { run } from "../lib/command.ts";
 import { requires } from "../lib/requires.ts";
@@ -130,14 +130,14 @@ async function makeImages(temp: TempDir, signal: AbortSignal): Promise<void> {
   await run(["qemu-img", "create", "-q", "-f", "qcow2", ...backing, temp.file("qcow2")], signal);
 }
 
-async function inspect(source: TestVm, signal: AbortSignal): Promise<GuestParams> {
+async function inspect(source: TestVm, signal: AbortSignal): Promise<QemuParams> {
   await using qmp = await QmpClient.connect(source.qmpPath, { signal });
   const choice = { copyStorage: true, only: null, exclude: [] };
   return (await inspectGuest(qmp, { qemuPid: source.pid, choice, signal })).params;
 }
 
 /** Settings of a destination whose mirrored disks are new, empty images. */
-async function placeAt(temp: TempDir, params: GuestParams, signal: AbortSignal) {
+async function placeAt(temp: TempDir, params: QemuParams, signal: AbortSignal) {
   const disks = new Map<string, { path: string; protocol: "file" } | null>();
   for (const [at, { name, action, format, path, virtual_size_bytes }] of params.disks.entries()) {
     const target = action === "mirror" ? temp.file(`target,${at}`) : path;

@@ -1,7 +1,7 @@
 // Params documents of a sender that wants more of the receiver's host than a guest needs: what it
 // changes in an honest document, and the code of the refusal that it must meet.
 
-import type { Disk, GuestParams } from "../../src/guest/params.ts";
+import type { Disk, QemuParams } from "../../src/guest/params.ts";
 
 export interface HostileCase {
   name: string;
@@ -9,7 +9,7 @@ export interface HostileCase {
   refusals: readonly string[];
   /** May be accepted, without what this matches on QEMU's command line. */
   dropped?: RegExp;
-  change(params: GuestParams, places: Places): GuestParams | Uint8Array;
+  change(params: QemuParams, places: Places): QemuParams | Uint8Array;
 }
 
 export interface Places {
@@ -32,19 +32,19 @@ const OPTION = [
   "bad_command_line",
 ];
 
-const withArgs = (...args: string[]) => (params: GuestParams): GuestParams => ({
+const withArgs = (...args: string[]) => (params: QemuParams): QemuParams => ({
   ...params,
   qemu: { ...params.qemu, argv: [...params.qemu.argv, ...args] },
 });
 
-const withArgsAt = (make: (places: Places) => string[]) => (params: GuestParams, places: Places) =>
+const withArgsAt = (make: (places: Places) => string[]) => (params: QemuParams, places: Places) =>
   withArgs(...make(places))(params);
 
 const withDisk = (make: (places: Places) => Partial<Disk>) =>
 (
-  params: GuestParams,
+  params: QemuParams,
   places: Places,
-): GuestParams => ({
+): QemuParams => ({
   ...params,
   disks: params.disks.map((disk, at) => at === 1 ? { ...disk, ...make(places) } : disk),
 });

@@ -5,7 +5,7 @@ import { abortable } from "../../src/base/deadline.ts";
 import { ControlChannel } from "../../src/control/channel.ts";
 import { errorFromBody } from "../../src/control/error_body.ts";
 import type { ReplyBody } from "../../src/control/messages.ts";
-import type { GuestParams } from "../../src/guest/params.ts";
+import type { QemuParams } from "../../src/guest/params.ts";
 import type { Link } from "../../src/link/link.ts";
 import { Session } from "../../src/wire/session.ts";
 
@@ -39,7 +39,7 @@ export class HostileSender implements AsyncDisposable {
 
   /** Sends these params and asks for a plan. Throws the receiver's refusal. */
   async plan(
-    params: GuestParams | Uint8Array,
+    params: QemuParams | Uint8Array,
     options: { copyStorage: boolean } = { copyStorage: true },
   ): Promise<ReplyBody<"plan">> {
     const bytes = params instanceof Uint8Array

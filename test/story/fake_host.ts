@@ -8,7 +8,7 @@ import type {
   RegisterUndo,
 } from "../../src/guest/destination.ts";
 import { makeTargets } from "../../src/guest/image_files.ts";
-import type { GuestParams } from "../../src/guest/params.ts";
+import type { QemuParams } from "../../src/guest/params.ts";
 import { QmpClient } from "../../src/qmp/client.ts";
 import type { FakeQemu } from "./fake_qemu.ts";
 
@@ -22,7 +22,7 @@ export class FakeHost implements DestinationHost, AsyncDisposable {
     this.#start = options.start;
   }
 
-  plan(params: GuestParams): Promise<DestinationPlan> {
+  plan(params: QemuParams): Promise<DestinationPlan> {
     return Promise.resolve({
       binary: "/usr/bin/qemu-system-x86_64",
       qemuVersion: "7.2.0",
@@ -38,7 +38,7 @@ export class FakeHost implements DestinationHost, AsyncDisposable {
   }
 
   async start(
-    _params: GuestParams,
+    _params: QemuParams,
     options: { plan: DestinationPlan; onEffect: RegisterUndo; signal: AbortSignal },
   ): Promise<DestinationQemu> {
     const { plan, onEffect, signal } = options;

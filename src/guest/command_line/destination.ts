@@ -2,7 +2,7 @@
 // were checked, files that QEMU will make, warnings. Specification: docs/launch.md.
 
 import { quote } from "../../base/errors.ts";
-import type { GuestParams } from "../params.ts";
+import type { QemuParams } from "../params.ts";
 import { type Option, refuse } from "./options.ts";
 import { checkPathInside, type Policy, type RealPath } from "./policy.ts";
 
@@ -42,12 +42,12 @@ const MAX_SOCKET_PATH_BYTES = 107;
 
 /** One rewriting: settings in, warnings and files out. */
 export class Destination {
-  readonly params: GuestParams;
+  readonly params: QemuParams;
   readonly settings: DestinationSettings;
   readonly warnings: string[] = [];
   readonly files: ReplacedFile[] = [];
 
-  constructor(params: GuestParams, settings: DestinationSettings) {
+  constructor(params: QemuParams, settings: DestinationSettings) {
     this.params = params;
     this.settings = settings;
   }

@@ -4,7 +4,7 @@
 // Specification: docs/launch.md; the treatment of every option: option_table.ts.
 
 import { AgentError } from "../../base/errors.ts";
-import type { GuestParams } from "../params.ts";
+import type { QemuParams } from "../params.ts";
 import { findMonitorChardevs, rewriteChardev, rewriteShorthand } from "./chardevs.ts";
 import { Destination, type DestinationSettings, type ReplacedFile } from "./destination.ts";
 import { checkDevice, checkGlobal, checkObject, checkTpm, checkUsbDevice } from "./devices.ts";
@@ -93,7 +93,7 @@ export const HANDLERS: ReadonlyMap<string, Handler> = new Map<string, Handler>([
  * @throws AgentError (kind refused, side destination) naming the option and what to do about it
  */
 export function rewriteCommandLine(
-  params: GuestParams,
+  params: QemuParams,
   settings: DestinationSettings,
 ): RewrittenCommandLine {
   const destination = new Destination(params, settings);

@@ -3,7 +3,7 @@
 import type { DestinationSettings } from "../../../src/guest/command_line/destination.ts";
 import { parseOptions, toArgv } from "../../../src/guest/command_line/options.ts";
 import { rewriteCommandLine } from "../../../src/guest/command_line/rewrite.ts";
-import { type Disk, type GuestParams, parseParams } from "../../../src/guest/params.ts";
+import { type Disk, parseParams, type QemuParams } from "../../../src/guest/params.ts";
 import { type Bounds, checkArgv } from "../argv_oracle.ts";
 import { PARAMS } from "../corpus.ts";
 import { mutateText } from "../mutate_json.ts";
@@ -82,7 +82,7 @@ export const COMMAND_LINE_TARGET: Target<Input> = {
     // First the check that everything from the peer passes.
     const params = parseParams(
       JSON.stringify({ ...base, machine, disks, qemu: { ...base.qemu, argv } }),
-    );
+    ) as QemuParams;
     const settings = makeSettings(params, allowVnc);
     const { argv: result, warnings } = rewriteCommandLine(params, settings);
     for (const warning of warnings) checkProse(warning, "a warning");
@@ -207,7 +207,7 @@ function pickWord(random: Random, text: string): string {
   return random.pick(text.match(/[\w.-]+/g) ?? ["x"]);
 }
 
-function makeSettings(params: GuestParams, allowVnc: boolean): DestinationSettings {
+function makeSettings(params: QemuParams, allowVnc: boolean): DestinationSettings {
   return {
     qmpPath: `${RUN}/qmp.sock`,
     pidFile: `${RUN}/pid`,
@@ -233,7 +233,7 @@ function targetOf({ action, removable }: Disk, at: number) {
 }
 
 function makeBounds(
-  { disks }: GuestParams,
+  { disks }: QemuParams,
   { policy, disks: targets }: DestinationSettings,
 ): Bounds {
   const { readFolders, writeFolders, bridges, allowVnc } = policy;

@@ -2,15 +2,22 @@ import { assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { AgentError } from "../../../src/base/errors.ts";
 import { parseCommandLine } from "../../../src/cli/arguments.ts";
 import { COMMANDS } from "../../../src/cli/command_table.ts";
+import type { Surroundings } from "../../../src/cli/option_spec.ts";
 
-const ROOT = { cwd: "/home/op", uid: 0, runtimeDir: null };
+const ROOT: Surroundings = {
+  cwd: "/home/op",
+  uid: 0,
+  runtimeDir: null,
+  stateHome: null,
+  home: "/root",
+};
 
 /** Splits at blanks: the tests need no quoting. */
-function parse(line: string, around = ROOT as Parameters<typeof parseCommandLine>[1]) {
+function parse(line: string, around = ROOT) {
   return parseCommandLine(line === "" ? [] : line.split(" "), around);
 }
 
-function refusal(line: string | string[], around?: Parameters<typeof parseCommandLine>[1]): string {
+function refusal(line: string | string[], around?: Surroundings): string {
   const args = typeof line === "string" ? line.split(" ") : line;
   const error = assertThrows(() => parseCommandLine(args, around ?? ROOT), AgentError);
   assertEquals(error.kind, "usage");
@@ -156,7 +163,7 @@ Deno.test("receive: what is not given, and where the run folder is", () => {
     detach: false,
     log: null,
   });
-  const user = { cwd: "/", uid: 1000, runtimeDir: "/run/user/1000" };
+  const user = { ...ROOT, cwd: "/", uid: 1000, runtimeDir: "/run/user/1000" };
   const received = parse("receive --adopt-qmp q", user);
   assertEquals(
     received.command === "receive" && [received.runDir, received.adoptQmp],
@@ -193,11 +200,11 @@ const REFUSALS: [line: string, message: string][] = [
   ["sned --to x", "Unknown command 'sned': did you mean 'send'?"],
   [
     "frobnicate",
-    "Unknown command 'frobnicate': there are receive, send, demo, completions, help",
+    "Unknown command 'frobnicate': there are receive, send, status, resolve, cancel, set, demo, completions, help",
   ],
   [
     "--json send",
-    "Option '--json' comes before the command: begin with one of receive, send, demo, completions, help",
+    "Option '--json' comes before the command: begin with one of receive, send, status, resolve, cancel, set, demo, completions, help",
   ],
   ["help sendd", "Unknown COMMAND 'sendd' for help: did you mean 'send'?"],
   ["completions", "No SHELL given for completions: give bash or zsh"],
@@ -290,11 +297,83 @@ const REFUSALS: [line: string, message: string][] = [
     "send --to 127.0.0.1:1 --qmp q --source-after stop",
     "--source-after 'stop' is not known: give quit or paused",
   ],
+  ["resolve", "No ID given for resolve: give one"],
+  ["resolve a b", "Unexpected argument 'b' for resolve: it takes one ID"],
+  ["status ../a", "ID '../a' is no migration's id: 'migrate-agent status' lists them"],
+  ["resolve a --keep both", "--keep 'both' is not known: give source or destination"],
+  [
+    "set a",
+    "Nothing to set: give --bandwidth, --disk-bandwidth, --ram-bandwidth or --downtime-limit",
+  ],
+  [
+    "set a --bandwidth 1M --ram-bandwidth 2M",
+    "Options '--bandwidth' and '--ram-bandwidth' exclude each other: give one of them",
+  ],
 ];
 
 for (const [line, message] of REFUSALS) {
   Deno.test(`refused: ${line}`, () => assertEquals(refusal(line), message));
 }
+
+Deno.test("status, resolve, cancel, set: every option, and what is not given", () => {
+  const stateDir = "/var/lib/migrate-agent";
+  assertEquals<unknown>(parse("status"), { command: "status", id: null, stateDir, json: false });
+  assertEquals<unknown>(parse("status 6f1c-2f_0e --json --state-dir s/"), {
+    command: "status",
+    id: "6f1c-2f_0e",
+    stateDir: "/home/op/s",
+    json: true,
+  });
+  assertEquals<unknown>(parse("resolve a1"), {
+    command: "resolve",
+    id: "a1",
+    side: null,
+    keep: null,
+    stateDir,
+    json: false,
+  });
+  assertEquals<unknown>(
+    parse("resolve --keep destination a1 --side source --state-dir /s --json"),
+    {
+      command: "resolve",
+      id: "a1",
+      side: "source",
+      keep: "destination",
+      stateDir: "/s",
+      json: true,
+    },
+  );
+  assertEquals<unknown>(parse("cancel a1"), { command: "cancel", id: "a1", stateDir });
+  const set = { command: "set", id: "a1", stateDir };
+  assertEquals<unknown>(parse("set a1 --bandwidth 1M --downtime-limit 50ms"), {
+    ...set,
+    diskBandwidth: 2 ** 20,
+    ramBandwidth: 2 ** 20,
+    downtimeLimitMs: 50,
+  });
+  assertEquals<unknown>(parse("set a1 --disk-bandwidth none --ram-bandwidth 7"), {
+    ...set,
+    diskBandwidth: 0,
+    ramBandwidth: 7,
+    downtimeLimitMs: null,
+  });
+});
+
+Deno.test("the folder of the journals is that of the user", () => {
+  const stateDirOf = (around: Surroundings) => {
+    const command = parse("status", around);
+    return command.command === "status" && command.stateDir;
+  };
+  const user = { ...ROOT, uid: 1000, home: "/home/op" };
+  assertEquals(stateDirOf(user), "/home/op/.local/state/migrate-agent");
+  assertEquals(stateDirOf({ ...user, stateHome: "/x" }), "/x/migrate-agent");
+  // A relative path there is to be ignored, as its specification says.
+  assertEquals(
+    stateDirOf({ ...user, stateHome: "x" }),
+    "/home/op/.local/state/migrate-agent",
+  );
+  assertMatch(refusal("status", { ...user, home: null }), /--state-dir FOLDER/);
+});
 
 Deno.test("refused: no command at all, an empty value", () => {
   assertMatch(refusal([]), /^No command given: give one of receive, send, /);

@@ -17,11 +17,15 @@ async function run(program: string, script: string): Promise<string> {
 }
 
 /** What bash offers for the last of `words`, in order. */
-async function complete(words: string[], cwd = "/"): Promise<string[]> {
+async function complete(
+  words: string[],
+  { cwd = "/", before = "" } = {},
+): Promise<string[]> {
   const quoted = words.map((word) => `'${word}'`).join(" ");
   const out = await run(
     "bash",
     `${completionScript("bash")}
+${before}
 cd '${cwd}'
 COMP_WORDS=(${quoted}); COMP_CWORD=${words.length - 1}
 _migrate_agent
@@ -31,7 +35,7 @@ printf '%s\\n' "\${COMPREPLY[@]}"`,
 }
 
 Deno.test("bash completes commands, options and values", async () => {
-  assertEquals(await complete(["migrate-agent", "se"]), ["send"]);
+  assertEquals(await complete(["migrate-agent", "sen"]), ["send"]);
   assertEquals(await complete(["migrate-agent", "--v"]), ["--version"]);
   assertEquals(await complete(["migrate-agent", "send", "--co"]), ["--copy-storage"]);
   assertEquals(await complete(["migrate-agent", "send", "--qmp", "x", "--tim"]), ["--timeout"]);
@@ -53,7 +57,25 @@ Deno.test("bash completes names of files with blanks in them", async () => {
   const folder = await Deno.makeTempDir({ prefix: "migrate-agent-test-" });
   try {
     await Deno.writeTextFile(`${folder}/a socket`, "");
-    assertEquals(await complete(["migrate-agent", "send", "--qmp", "a"], folder), ["a socket"]);
+    assertEquals(await complete(["migrate-agent", "send", "--qmp", "a"], { cwd: folder }), [
+      "a socket",
+    ]);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("bash completes the ids of the migrations that have a journal here", async () => {
+  const folder = await Deno.makeTempDir({ prefix: "migrate-agent-test-" });
+  try {
+    for (
+      const name of ["a1.source.json", "a1.destination.json", "b2.source.json", "b2.source.sock"]
+    ) {
+      await Deno.writeTextFile(`${folder}/${name}`, "");
+    }
+    const listed = { before: `ls() { command ls '${folder}'; }` };
+    assertEquals(await complete(["migrate-agent", "resolve", ""], listed), ["a1", "b2"]);
+    assertEquals(await complete(["migrate-agent", "cancel", "b"], listed), ["b2"]);
   } finally {
     await Deno.remove(folder, { recursive: true });
   }

@@ -5,7 +5,7 @@ import { AgentError } from "../../../../src/base/errors.ts";
 import type { DestinationSettings } from "../../../../src/guest/command_line/destination.ts";
 import type { Policy } from "../../../../src/guest/command_line/policy.ts";
 import { rewriteCommandLine } from "../../../../src/guest/command_line/rewrite.ts";
-import type { Disk, GuestParams } from "../../../../src/guest/params.ts";
+import type { Disk, QemuParams } from "../../../../src/guest/params.ts";
 
 /** A mirrored virtio disk, changed by `parts`. */
 export function makeDisk(parts: Partial<Disk> & { name: string }): Disk {
@@ -31,7 +31,7 @@ export function makeDisk(parts: Partial<Disk> & { name: string }): Disk {
 export function makeParams(
   argv: string[],
   parts: { disks?: Disk[]; machine?: string; arch?: string } = {},
-): GuestParams {
+): QemuParams {
   return {
     hypervisor: "qemu",
     name: "guest",

@@ -1,0 +1,120 @@
+// The first form of each side's journal: what is known of a migration when it begins.
+
+import { identifyProcess } from "../src/base/process_identity.ts";
+import type { DestinationPlan } from "../src/guest/destination.ts";
+import { realPathOrNull } from "../src/guest/image_files.ts";
+import type { GuestParams } from "../src/guest/params.ts";
+import type { SourceGuest } from "../src/guest/source.ts";
+import { claimOfDisk, claimOfGuest, claimOfQemu, claimOfQmp } from "../src/migration/claims.ts";
+import type { Journal } from "../src/migration/journal.ts";
+import type { NewJournal } from "../src/migration/journal_record.ts";
+import type { Migration } from "../src/migration/migration.ts";
+import type { StateFolder } from "../src/migration/state_folder.ts";
+import type { Connection } from "./connect.ts";
+import { AGENT_VERSION } from "./version.ts";
+
+/** @throws AgentError `in_use` when somebody else moves this guest */
+export async function beginSourceJournal(
+  state: StateFolder,
+  options: {
+    migration: Migration;
+    guest: SourceGuest;
+    connection: Connection;
+    copyStorage: boolean;
+  },
+): Promise<Journal> {
+  const { migration, guest, connection, copyStorage } = options;
+  const journal = await state.begin({
+    ...await common(migration, guest.params),
+    side: "source",
+    state: "owning",
+    copy_storage: copyStorage,
+    should_run: guest.shouldRun,
+    peer: connection.peer,
+    reach: connection.again,
+    guest_process: guest.process,
+    qmp: guest.qmp.path,
+    claims: [claimOfQemu(guest.process)],
+    remains: [guest.remain()],
+  });
+  migration.journal = journal;
+  return journal;
+}
+
+/** @throws AgentError `in_use` when one of the claims is another migration's */
+export async function beginDestinationJournal(
+  state: StateFolder,
+  options: {
+    migration: Migration;
+    params: GuestParams;
+    plan: DestinationPlan;
+    peer: string;
+    copyStorage: boolean;
+  },
+): Promise<Journal> {
+  const { migration, params, plan, peer, copyStorage } = options;
+  const journal = await state.begin({
+    ...await common(migration, params),
+    side: "destination",
+    state: "preparing",
+    copy_storage: copyStorage,
+    should_run: params.running,
+    peer,
+    reach: null,
+    guest_process: null,
+    qmp: null,
+    claims: await claimsOf(plan),
+    remains: [],
+  });
+  migration.journal = journal;
+  return journal;
+}
+
+/** The disks that are written here, and the place where the guest lives. */
+async function claimsOf({ targets, place }: DestinationPlan): Promise<string[]> {
+  const disks = targets.filter(({ disk, path }) => disk.action === "mirror" && path !== null);
+  const paths = await Promise.all(disks.map(({ path }) => realTarget(path!)));
+  return [
+    ...paths.map(claimOfDisk),
+    ...(place === null
+      ? []
+      : [place.kind === "folder" ? claimOfGuest(place.path) : claimOfQmp(place.path)]),
+  ];
+}
+
+/** The real path of a file that may not be there yet; its folder is. */
+async function realTarget(path: string): Promise<string> {
+  const at = path.lastIndexOf("/");
+  return realPathOrNull(path) ??
+    `${await Deno.realPath(path.slice(0, at) || "/")}/${path.slice(at + 1)}`;
+}
+
+async function common(
+  migration: Migration,
+  params: GuestParams,
+): Promise<
+  Pick<
+    NewJournal,
+    | "migration_id"
+    | "hypervisor"
+    | "guest"
+    | "uuid"
+    | "phase"
+    | "agent"
+    | "agent_version"
+    | "control"
+    | "note"
+  >
+> {
+  return {
+    migration_id: migration.id!,
+    hypervisor: params.hypervisor,
+    guest: params.name,
+    uuid: params.uuid,
+    phase: migration.phase,
+    agent: await identifyProcess(Deno.pid),
+    agent_version: AGENT_VERSION,
+    control: null,
+    note: null,
+  };
+}

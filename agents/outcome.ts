@@ -1,0 +1,76 @@
+// What became of a guest that was handed over, when the answer was lost: the sender asks again, on new
+// connections, for as long as it was told to.
+// Specification: docs/protocol.md, "ask"; docs/safety.md.
+
+import { Deadline, delay } from "../src/base/deadline.ts";
+import { AgentError } from "../src/base/errors.ts";
+import type { ReplyBody } from "../src/control/messages.ts";
+import { connectAgain, type Reach } from "./connect.ts";
+import { Peer } from "./peer.ts";
+
+/** What the receiver knows. `uncertain`: it knows no such migration, or is not sure itself. */
+export type Outcome = ReplyBody<"ask">["state"];
+
+const DIAL_TIMEOUT_MS = 2000;
+/** Between a failed try and the next. */
+const PAUSE_MS = 500;
+
+export interface SearchOptions {
+  reach: Reach;
+  migrationId: string;
+  peerTimeoutMs: number;
+  signal: AbortSignal;
+}
+
+/**
+ * Tries until somebody answers or `withinMs` have passed; null when nobody did.
+ * @throws the signal's reason
+ */
+export async function askForOutcome(
+  options: SearchOptions & { withinMs: number },
+): Promise<Outcome | null> {
+  const { migrationId, withinMs, signal } = options;
+  using limit = new Deadline(
+    withinMs,
+    () => new AgentError("nobody_answers", "The receiver was not reached in time"),
+    signal,
+  );
+  try {
+    for (;;) {
+      const outcome = await findReceiver({ ...options, signal: limit.signal }, async (peer) => {
+        try {
+          const body = { migration_id: migrationId };
+          return (await peer.channel.request("ask", body, limit.signal)).state;
+        } finally {
+          await peer.leave("done", "answered");
+        }
+      });
+      if (outcome !== "uncertain") return outcome;
+      await delay(PAUSE_MS, limit.signal); // it may learn more
+    }
+  } catch (error) {
+    signal.throwIfAborted();
+    if (limit.signal.aborted) return null;
+    throw error;
+  }
+}
+
+/**
+ * Dials until `use` succeeds with a connection, or the signal aborts. What the receiver refuses is
+ * thrown: asking again would not change it.
+ */
+export async function findReceiver<T>(
+  { reach, peerTimeoutMs, signal }: SearchOptions,
+  use: (peer: Peer) => Promise<T>,
+): Promise<T> {
+  for (;;) {
+    try {
+      const link = await connectAgain(reach, { signal, timeoutMs: DIAL_TIMEOUT_MS });
+      return await use(Peer.dialled(link, { peerTimeoutMs }));
+    } catch (error) {
+      signal.throwIfAborted();
+      if (!(error instanceof AgentError) || error.kind !== "link") throw error;
+      await delay(PAUSE_MS, signal); // a host that refuses connections does so at once
+    }
+  }
+}

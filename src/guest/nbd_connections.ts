@@ -1,0 +1,93 @@
+// The connections that a QEMU has to an NBD server, as seen from outside QEMU: which there are, and
+// their end by force. QEMU itself can only end them for good (`yank`), and while it makes one its main
+// loop, and with it the guest, waits: seen with 7.2 and 10.0, until the network gives up, which is two
+// minutes where packets are dropped.
+
+import { abortable } from "../base/deadline.ts";
+import { AgentError, describeError, quote } from "../base/errors.ts";
+import {
+  borrowSockets,
+  kernelAddresses,
+  listSockets,
+  TCP_ESTABLISHED,
+  type TcpSocket,
+} from "../base/foreign_socket.ts";
+
+/** What a probe of the server may take: the guest runs meanwhile, so there is no hurry. */
+const PROBE_TIMEOUT_MS = 5000;
+
+export interface NbdConnections {
+  /** One name for each connection that is up; a name is never used again. */
+  list(): Promise<Set<string>>;
+  /**
+   * Ends all of them at once, those included that are being made. What QEMU had written to them and
+   * the server not received must never arrive: once the mirrors had gone on over new connections, it
+   * would overwrite newer data (seen with QEMU 7.2 and 10.0 after a shutdown(2) of the sockets: their
+   * last writes came when the link was back).
+   */
+  sever(): Promise<void>;
+}
+
+/** Those of the process `pid` over TCP; `host` in numbers. */
+export function tcpConnections(
+  { pid, host, port }: { pid: number; host: string; port: number },
+): NbdConnections {
+  const addresses = kernelAddresses(host);
+  const fits = (socket: TcpSocket) =>
+    socket.remotePort === port && addresses.includes(socket.remoteAddress);
+  return {
+    async list() {
+      const up = await listSockets(pid, (s) => fits(s) && s.state === TCP_ESTABLISHED);
+      return new Set(up.map(({ id }) => id));
+    },
+    async sever() {
+      const done = await borrowSockets(pid, { fits, use: (socket) => socket.abort() });
+      if (done || (await listSockets(pid, fits)).length === 0) return;
+      throw new AgentError(
+        "cannot_sever",
+        `Cannot end the connections of process ${pid} to the NBD server at ${quote(host)}, ` +
+          `port ${port}: its sockets cannot be borrowed`,
+        { side: "source", hint: "Linux 5.6 or newer and the rights of QEMU's user are needed" },
+      );
+    },
+  };
+}
+
+/**
+ * Connects to the server once, from this process, before QEMU does: an address that cannot be reached
+ * must cost the guest nothing. Gives the address in numbers, which QEMU is to be told then.
+ * @throws AgentError `nbd_unreachable`; safe to cancel
+ */
+export async function probeNbd(
+  { host, port }: { host: string; port: number },
+  signal: AbortSignal,
+): Promise<string> {
+  const limit = AbortSignal.timeout(PROBE_TIMEOUT_MS);
+  const attempt = new AbortController(); // the signal given to Deno.connect must not outlive it
+  const connecting = Deno.connect({ hostname: host, port, signal: attempt.signal });
+  try {
+    using conn = await abortable(connecting, AbortSignal.any([signal, limit]));
+    return conn.remoteAddr.hostname;
+  } catch (error) {
+    connecting.then((late) => late.close(), () => {});
+    attempt.abort();
+    signal.throwIfAborted();
+    const why = limit.aborted
+      ? `no answer within ${PROBE_TIMEOUT_MS / 1000} seconds`
+      : describeError(error);
+    throw nbdUnreachable(`at ${quote(host)}, port ${port}: ${why}`, error);
+  }
+}
+
+export function nbdUnreachable(detail: string, cause?: unknown): AgentError {
+  return new AgentError(
+    "nbd_unreachable",
+    `Cannot connect to the destination's NBD server ${detail}`,
+    {
+      kind: "link",
+      side: "source",
+      cause,
+      hint: "let the port through (--nbd-ports on the destination chooses it), or use --nbd tunnel",
+    },
+  );
+}
