@@ -1,5 +1,6 @@
 // The first form of each side's journal: what is known of a migration when it begins.
 
+import { toAgentError } from "../src/base/errors.ts";
 import { identifyProcess } from "../src/base/process_identity.ts";
 import type { DestinationPlan } from "../src/guest/destination.ts";
 import { realPathOrNull } from "../src/guest/image_files.ts";
@@ -117,4 +118,17 @@ async function common(
     control: null,
     note: null,
   };
+}
+
+/** A journal that cannot be written any more changes nothing about what is true: it is told, and no more. */
+export async function writeQuietly(
+  migration: Migration,
+  change: () => Promise<void>,
+): Promise<void> {
+  try {
+    await change();
+  } catch (error) {
+    const { code, message } = toAgentError(error);
+    migration.report({ type: "warning", code, text: message });
+  }
 }

@@ -2,60 +2,41 @@
 // the sender's request of that phase. What it asks of QEMU is in src/guest; who owns the guest is in
 // src/migration/ownership.ts.
 
-import { abortable, delay } from "../src/base/deadline.ts";
+import { abortable } from "../src/base/deadline.ts";
 import { AgentError, toAgentError } from "../src/base/errors.ts";
 import { identifyProcess } from "../src/base/process_identity.ts";
-import { AsyncQueue } from "../src/base/queue.ts";
 import { receiveDocument } from "../src/control/document.ts";
+import type { LocalServer } from "../src/control/local_server.ts";
 import { chooseVersion, type RequestBody } from "../src/control/messages.ts";
-import type { DestinationHost, DestinationPlan, RegisterUndo } from "../src/guest/destination.ts";
+import type { DestinationPlan, RegisterUndo } from "../src/guest/destination.ts";
 import { badParams, type GuestParams, parseParams } from "../src/guest/params.ts";
 import { Account } from "../src/migration/account.ts";
 import type { AccountEvent } from "../src/migration/events.ts";
 import type { Journal } from "../src/migration/journal.ts";
 import type { Migration } from "../src/migration/migration.ts";
-import type { StateFolder } from "../src/migration/state_folder.ts";
 import { Acceptance } from "./acceptance.ts";
-import type { Admitted } from "./door.ts";
-import { beginDestinationJournal } from "./new_journal.ts";
+import { openControl } from "./control.ts";
+import { Inquiry } from "./inquiry.ts";
+import { beginDestinationJournal, writeQuietly } from "./new_journal.ts";
 import { Landing } from "./landing.ts";
 import { Line } from "./line.ts";
-import type { NbdListen } from "./nbd_transport.ts";
 import type { Outcome } from "./outcome.ts";
 import type { Peer } from "./peer.ts";
+import type { ReceiverOptions } from "./receiver_options.ts";
 import { reportPlan, warnIfInsecure } from "./reports.ts";
 import { type Request, Requests } from "./requests.ts";
+import { WayBack } from "./way_back.ts";
 import { AGENT_VERSION } from "./version.ts";
-
-/** A sender that gives up asking at the last moment may be a bit late. */
-const LATE_MS = 5000;
-
-export interface ReceiverOptions {
-  /** Called on a valid `hello`: gives the migration's id, or throws why it cannot be served. */
-  claim: () => string;
-  host: DestinationHost;
-  state: StateFolder;
-  nbd: NbdListen;
-  /** Whether disks may cross the network readable for everybody on it. */
-  allowPlainNbd: boolean;
-}
-
-interface Surroundings extends ReceiverOptions {
-  sender: Admitted;
-  /** Those that may be found again, or asked: this one is among them from its id on. */
-  living: Map<string, Receiver>;
-  /** Ends this migration. */
-  cancel: AbortController;
-}
 
 /** Receives one guest, beginning with the `hello` that `peer` has sent. */
 export function receive(
   peer: Peer,
-  options: Surroundings,
+  options: ReceiverOptions,
   migration: Migration,
 ): { receiver: Receiver; account: Promise<AccountEvent> } {
   const receiver = new Receiver(peer, options, migration);
-  return { receiver, account: tell(receiver, migration) };
+  const account = tell(receiver, migration);
+  return { receiver, account };
 }
 
 /** Never throws: the account says it all. */
@@ -79,26 +60,26 @@ async function tell(receiver: Receiver, migration: Migration): Promise<AccountEv
 export class Receiver {
   readonly account = new Account();
   readonly requests = new Requests();
+  readonly inquiry = new Inquiry();
   copiesStorage = false;
-  readonly #options: Surroundings;
+  readonly #options: ReceiverOptions;
   readonly #migration: Migration;
   readonly #firstPeer: Peer;
-  /** Connections on which the sender goes on. */
-  readonly #callers = new AsyncQueue<Peer>();
+  readonly #wayBack = new WayBack();
   #line: Line | undefined;
   #journal: Journal | undefined;
+  #control: LocalServer | undefined;
   #acceptance: Acceptance | undefined;
   #params!: GuestParams;
   #plan!: DestinationPlan;
   #asked: RequestBody<"prepare"> | undefined;
   #landing: Landing | undefined;
-  /** After a lost connection: there is a QEMU again that takes the memory. */
-  #ready: Promise<void> = Promise.resolve();
   #incomingRequest: Request<"incoming"> | undefined;
   #arrivedRequest!: Request<"arrived">;
   #handoverRequest!: Request<"handover">;
+  readonly #closed = Promise.withResolvers<void>();
 
-  constructor(peer: Peer, options: Surroundings, migration: Migration) {
+  constructor(peer: Peer, options: ReceiverOptions, migration: Migration) {
     this.#firstPeer = peer;
     this.#options = options;
     this.#migration = migration;
@@ -113,14 +94,7 @@ export class Receiver {
     await migration.run("hello", () =>
       hello.answer(() => {
         const protocolVersion = chooseVersion(hello.body.protocol_versions);
-        const { claim, living, sender } = this.#options;
-        const id = migration.id = claim();
-        living.set(id, this);
-        const shutOut = sender.rememberFor(id);
-        this.forget = () => {
-          living.delete(id);
-          shutOut();
-        };
+        migration.id = this.#options.claim();
         return Promise.resolve({
           protocol_version: protocolVersion,
           agent_version: AGENT_VERSION,
@@ -153,7 +127,14 @@ export class Receiver {
       await migration.run("plan", async () => {
         this.#plan = await this.#options.host.plan(params, signal);
       });
-      await migration.run("open_journal", () => this.#openJournal());
+      await migration.run("open_journal", async () => {
+        const { state, sender: { peer } } = this.#options;
+        const copyStorage = this.copiesStorage;
+        const about = { migration, params, plan: this.#plan, peer, copyStorage };
+        const journal = this.#journal = await beginDestinationJournal(state, about);
+        const { account } = this;
+        this.#control = await openControl(state, { journal, migration, account, set: null });
+      });
       const { binary, qemuVersion, targets, warnings } = this.#plan;
       const answer = {
         qemu_version: qemuVersion,
@@ -180,7 +161,7 @@ export class Receiver {
       migration,
       reconnectMs,
       onLost: () => this.#recover(),
-      find: (signal) => this.#nextCaller(signal),
+      find: (signal) => this.#wayBack.next(signal),
     });
     await request.answer(async () => {
       const { host, allowPlainNbd: allowPlain, nbd: listen } = this.#options;
@@ -195,18 +176,15 @@ export class Receiver {
         this.#landing = new Landing(qemu, landing);
       });
       const landing = this.#landing!;
-      const { qmp, pid } = landing.qemu;
-      this.account.qmp = qmp.path;
-      this.account.pid = pid;
-      await this.#journal!.update({ guest_process: await identifyProcess(pid), qmp: qmp.path });
+      await this.#noteQemu();
       migration.step(2);
       await migration.run("start_exports", () => landing.serveDisks(signal));
       const { served } = landing;
       return {
         nbd: served?.nbd ?? null,
         exports: served?.exports ?? [],
-        qmp: qmp.path,
-        pid,
+        qmp: this.account.qmp,
+        pid: this.account.pid,
       };
     });
   }
@@ -261,7 +239,7 @@ export class Receiver {
         migration.run("stop_exports", () => this.#landing!.stopDisks(signal)),
         migration.run("load", () => this.#landing!.waitLoaded(signal)),
       ]);
-      this.#arrived = true;
+      this.inquiry.expect(this.#asked!.handover_timeout_ms);
       return {};
     });
     this.#handoverRequest = await migration.run(
@@ -280,7 +258,7 @@ export class Receiver {
     });
     await this.#handoverRequest.answer(async () => {
       const resumedAt = await acceptance.accept(run, signal);
-      this.#outcome.resolve("running");
+      this.inquiry.decide("running");
       this.account.owner = "destination";
       this.account.running = run;
       migration.step(7);
@@ -299,13 +277,13 @@ export class Receiver {
         () => this.requests.next("finish", AbortSignal.any([signal, lost])),
       );
       await finish.answer(() => Promise.resolve({}));
-      this.#finished = true;
+      this.inquiry.hear();
       await this.#journal!.remove();
     } catch (error) {
       // The guest runs here: nothing the sender does can be a failure of the migration any more.
       const { code, message } = toAgentError(error);
       migration.report({ type: "warning", code, text: `After the handover: ${message}` });
-      await this.#write(() => this.#journal!.leave());
+      await writeQuietly(this.#migration, () => this.#journal!.leave());
     }
   }
 
@@ -318,13 +296,13 @@ export class Receiver {
         side: "destination",
       });
     }
-    this.#callers.push(peer);
+    this.#wayBack.come(peer);
     line.replace();
     await line.connected(this.#migration.signal);
   }
 
   /** What became of the guest; decides it when that is open: the sender that asks has no other way. */
-  async ask(): Promise<Outcome> {
+  ask(): Promise<Outcome> {
     if (!this.#acceptance) {
       this.#migration.fail(
         new AgentError("asked_before_handover", "The sender has lost its connection and asks", {
@@ -333,37 +311,24 @@ export class Receiver {
         }),
       );
     }
-    const outcome = await this.#outcome.promise;
-    if (outcome !== "uncertain") this.#wasAsked.resolve();
-    return outcome;
+    return this.inquiry.answer;
   }
 
-  /** Nobody can find or ask it any more. */
-  forget: () => void = () => {};
-
-  /** It has ended; a sender that was lost may still want to know what became of the guest. */
-  async waitUntilAsked(signal: AbortSignal): Promise<void> {
-    if (!this.#mayBeAsked) return;
-    const ms = this.#asked!.handover_timeout_ms + LATE_MS;
-    const wasAsked = new AbortController();
-    this.#wasAsked.promise.then(() => wasAsked.abort());
-    // Whatever ends the wait, it has ended.
-    await delay(ms, AbortSignal.any([signal, wasAsked.signal])).catch(() => {});
+  /** The sender has heard the answer: nobody will ask again. */
+  async hear(): Promise<void> {
+    this.inquiry.hear();
+    await this.#closed.promise;
+    await writeQuietly(this.#migration, async () => await this.#journal?.remove());
   }
 
-  /**
-   * From the answer to `arrived` on, the handover may be on its way; unless the sender has said goodbye.
-   */
-  get #mayBeAsked(): boolean {
-    const reason: unknown = this.#line?.peer.lost.reason;
-    const left = reason instanceof AgentError && reason.code === "peer_went_away";
-    return this.#arrived && !this.#finished && !left;
+  /** Whether a sender may still want to know what became of the guest. */
+  get mayBeAsked(): boolean {
+    return this.inquiry.isOpen(this.#peer);
   }
 
-  #arrived = false;
-  #finished = false;
-  readonly #wasAsked = Promise.withResolvers<void>();
-  readonly #outcome = Promise.withResolvers<Outcome>();
+  get #peer(): Peer {
+    return this.#line?.peer ?? this.#firstPeer;
+  }
 
   /** Whatever failed: the guest has not run here and will not, and nothing is left of it. */
   async giveUp(error: AgentError): Promise<void> {
@@ -373,15 +338,17 @@ export class Receiver {
       const outcome = await this.#acceptance.settle();
       this.account.owner = outcome === "running" ? "destination" : null;
       this.#migration.undo.forgetAll();
-      this.#outcome.resolve(outcome);
-      await this.#write(() => this.#journal!.update({ agent: null, note: error.message }));
+      this.inquiry.decide(outcome);
+      await writeQuietly(
+        this.#migration,
+        () => this.#journal!.update({ agent: null, note: error.message }),
+      );
       return;
     }
     this.account.qmp = this.account.pid = null;
-    const { peer } = this.#line ?? { peer: this.#firstPeer };
-    const told = peer.tellFailure(error);
+    const told = this.#peer.tellFailure(error);
+    await this.#wayBack.settled();
     error.undoErrors.push(...await this.#migration.undo.rollback());
-    await this.#ready.catch(() => {}); // its failure is what is told here, or a consequence of it
     await this.#bury(error);
     await told;
   }
@@ -390,65 +357,44 @@ export class Receiver {
   async #bury(error: AgentError): Promise<void> {
     const outcome = this.#acceptance?.outcome ?? "never_ran";
     if (error.undoErrors.length > 0) {
-      this.#outcome.resolve("uncertain");
-      return await this.#write(async () => await this.#journal?.leave());
+      this.inquiry.decide("uncertain");
+      return await writeQuietly(this.#migration, async () => await this.#journal?.leave());
     }
     // A handover that could have been sent gets an answer that leaves no doubt, even later.
-    await this.#write(async () => {
-      if (!this.#mayBeAsked) return await this.#journal?.remove();
+    await writeQuietly(this.#migration, async () => {
+      if (!this.mayBeAsked) return await this.#journal?.remove();
       const note = error.message;
       await this.#journal?.update({ state: outcome, agent: null, remains: [], note });
     });
     this.requests.refuse(error, Acceptance.refusal(outcome, error));
-    this.#outcome.resolve(outcome);
+    this.inquiry.decide(outcome);
   }
 
   /** Lets go of everything that this program holds; a guest that runs here runs on. */
   async close(): Promise<void> {
     const failed = this.account.error !== null;
-    const { peer } = this.#line ?? { peer: this.#firstPeer };
-    await peer.leave(failed ? "failed" : "done", failed ? "the migration failed" : "done");
+    await this.#peer.leave(failed ? "failed" : "done", failed ? "the migration failed" : "done");
     await this.#landing?.close();
+    await this.#control?.[Symbol.asyncDispose]();
     await this.#options.host.close();
+    this.#closed.resolve();
   }
 
   /** Before the sender has said whether it comes back, the end of its connection is the end. */
   #unlessFirst: () => void = () => {};
 
-  async #openJournal(): Promise<void> {
-    this.#journal = await beginDestinationJournal(this.#options.state, {
-      migration: this.#migration,
-      params: this.#params,
-      plan: this.#plan,
-      peer: this.#options.sender.peer,
-      copyStorage: this.copiesStorage,
-    });
+  async #noteQemu(): Promise<void> {
+    const { qmp: { path: qmp }, pid } = this.#landing!.qemu;
+    this.account.qmp = qmp;
+    this.account.pid = pid;
+    await this.#journal!.update({ qmp, guest_process: await identifyProcess(pid) });
   }
 
   /** The connection is lost and may be found again: makes ready for that. */
   #recover(): void {
     if (this.#migration.phase !== "ram") return;
-    this.#ready = this.#landing!.restart(this.#migration.signal).then(async () => {
-      const { qmp, pid } = this.#landing!.qemu;
-      this.account.pid = pid;
-      await this.#journal!.update({ guest_process: await identifyProcess(pid), qmp: qmp.path });
-    });
-    this.#migration.guard(this.#ready);
-  }
-
-  async #nextCaller(signal: AbortSignal): Promise<Peer> {
-    const peer = await this.#callers.take(signal);
-    await abortable(this.#ready, signal);
-    return peer!;
-  }
-
-  /** A journal that cannot be written any more changes nothing about what is true. */
-  async #write(change: () => Promise<void>): Promise<void> {
-    try {
-      await change();
-    } catch (error) {
-      const { code, message } = toAgentError(error);
-      this.#migration.report({ type: "warning", code, text: message });
-    }
+    const ready = this.#landing!.restart(this.#migration.signal).then(() => this.#noteQemu());
+    this.#wayBack.prepare(ready);
+    this.#migration.guard(ready);
   }
 }

@@ -11,15 +11,15 @@ import type { Migration } from "../src/migration/migration.ts";
 import type { Admitted } from "./door.ts";
 import type { Outcome } from "./outcome.ts";
 import { Peer } from "./peer.ts";
-import { receive, type Receiver, type ReceiverOptions } from "./receiver.ts";
+import { receive, type Receiver } from "./receiver.ts";
+import type { ReceiverOptions } from "./receiver_options.ts";
 
 /** A connection that asks for nothing is closed. */
 const FIRST_REQUEST_MS = 60_000;
 
-export interface ReceptionOptions extends ReceiverOptions {
+export interface ReceptionOptions extends Omit<ReceiverOptions, "sender"> {
   peerTimeoutMs: number;
-  /** `cancel` ends that migration alone. */
-  makeMigration: (cancel: AbortSignal) => Migration;
+  makeMigration: () => Migration;
   /** The migrations that this process works on, by id. */
   living: Map<string, Receiver>;
   /** What is known of a migration that this process does not work on. */
@@ -59,6 +59,7 @@ export async function serveConnection(
   if (signal.aborted) leave();
   else signal.addEventListener("abort", leave, { once: true });
   await peer.session.done;
+  await reception.close(peer.session.signal.reason);
   return ended;
 }
 
@@ -70,6 +71,9 @@ class Reception {
   readonly #options: ReceptionOptions;
   /** The migration that this connection is about. */
   #receiver: Receiver | undefined;
+  #asked: Receiver | undefined;
+  /** Nobody can find or ask the migration that began here any more. */
+  #forget: () => void = () => {};
   /** The same, when it began here. */
   #begun: { receiver: Receiver; migration: Migration; ended: Promise<AccountEvent> } | undefined;
 
@@ -95,8 +99,8 @@ class Reception {
     },
     ask: async ({ migration_id: id }, signal): Promise<ReplyBody<"ask">> => {
       this.first.resolve();
-      const receiver = this.#find(id);
-      return { state: await (receiver?.ask() ?? this.#options.recall(id, signal)) };
+      this.#asked = this.#find(id);
+      return { state: await (this.#asked?.ask() ?? this.#options.recall(id, signal)) };
     },
     plan: (body) => this.#story("plan").plan(body),
     prepare: (body) => this.#story("prepare").prepare(body),
@@ -106,6 +110,11 @@ class Reception {
     finish: (body) => this.#story("finish").finish(body),
   };
 
+  /** The connection has ended: a sender that asked and then said goodbye has heard the answer. */
+  async close(reason: unknown): Promise<void> {
+    if (reason instanceof AgentError && reason.code === "peer_went_away") await this.#asked?.hear();
+  }
+
   /** Waits for the end of the migration that began here, and for as long as it may be asked about. */
   async end(signal: AbortSignal): Promise<Ended | null> {
     if (!this.#begun) return null;
@@ -113,16 +122,27 @@ class Reception {
     const account = await ended;
     if (migration.id === null) return null;
     migration.report(account);
-    await receiver.waitUntilAsked(signal);
-    receiver.forget();
+    if (receiver.mayBeAsked) await receiver.inquiry.waitUntilHeard(signal);
+    this.#forget();
     return { migrationId: migration.id, account };
   }
 
   #begin(peer: Peer): Receiver {
     if (this.#receiver) throw outOfOrder("hello");
-    const cancel = new AbortController();
-    const migration = this.#options.makeMigration(cancel.signal);
-    const options = { ...this.#options, sender: this.#sender, cancel };
+    const migration = this.#options.makeMigration();
+    const sender = this.#sender;
+    const { living } = this.#options;
+    const claim = () => {
+      const id = this.#options.claim();
+      living.set(id, receiver);
+      const shutOut = sender.rememberFor(id);
+      this.#forget = () => {
+        living.delete(id);
+        shutOut();
+      };
+      return id;
+    };
+    const options = { ...this.#options, sender, claim };
     const { receiver, account: ended } = receive(peer, options, migration);
     this.#begun = { receiver, migration, ended };
     return this.#receiver = receiver;

@@ -11,11 +11,11 @@ import type { Journal } from "../src/migration/journal.ts";
 import type { JournalRecord } from "../src/migration/journal_record.ts";
 import {
   type Answer,
-  DESTINATION_RULES,
+  carryOut,
   type DestinationEvent,
   type Effect,
-  type Rule,
-  SOURCE_RULES,
+  mayRun,
+  ruleFor,
   type SourceEvent,
 } from "../src/migration/ownership.ts";
 import { runStateOf } from "./journals.ts";
@@ -95,11 +95,13 @@ export class Resolution {
   }
 
   async #apply(event: Event): Promise<void> {
-    const rule = ruleOf(this.#record, event);
+    const { side, state, copy_storage: copiedDisks } = this.#record;
+    const rule = ruleFor<Side>(side, state, { event, copiedDisks });
     if (rule.refused !== undefined) throw this.#contradiction(rule.refused);
-    for (const effect of rule.first ?? []) await this.#do(effect);
-    if (rule.next !== undefined) await this.#journal.update({ state: rule.next });
-    for (const effect of rule.after ?? []) await this.#do(effect);
+    await carryOut(rule, {
+      perform: (effect) => this.#do(effect),
+      write: (next) => this.#journal.update({ state: next }),
+    });
     if (rule.followedBy !== undefined) await this.#apply(rule.followedBy);
   }
 
@@ -180,8 +182,7 @@ export class Resolution {
 
   #settle(remains: readonly Remain[]) {
     const { side, state } = this.#record;
-    const mayRun = side === "source" && (state === "owning" || state === "kept");
-    return settleRemains(remains, { mayRun, ...this.#options });
+    return settleRemains(remains, { mayRun: mayRun<Side>(side, state), ...this.#options });
   }
 
   get #options() {
@@ -219,20 +220,6 @@ export class Resolution {
       ];
     return new AgentError("undecided", message, { kind: "uncertain", side, hint });
   }
-}
-
-function ruleOf(record: JournalRecord, event: Event): Rule {
-  const { side, state, copy_storage } = record;
-  const rules: readonly Rule[] = side === "source" ? SOURCE_RULES : DESTINATION_RULES;
-  const disks = copy_storage ? "copied" : "shared";
-  const rule = rules.find((rule) =>
-    rule.state === state && rule.on.includes(event) && (rule.disks ?? disks) === disks
-  );
-  if (rule) return rule;
-  throw new AgentError("bad_rule", `No rule for '${event}' in the ${side}'s state '${state}'`, {
-    kind: "internal",
-    side,
-  });
 }
 
 /** Whether it may be undone once the migration is settled; else it belongs to the guest. */

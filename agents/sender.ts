@@ -6,6 +6,7 @@ import { Deadline } from "../src/base/deadline.ts";
 import { AgentError, quote, toAgentError } from "../src/base/errors.ts";
 import type { SendOptions } from "../src/cli/send_command.ts";
 import { sendDocument } from "../src/control/document.ts";
+import type { LocalServer } from "../src/control/local_server.ts";
 import { PROTOCOL_VERSIONS, type ReplyBody, type RequestBody } from "../src/control/messages.ts";
 import { flushImages } from "../src/guest/flush.ts";
 import { type MirrorProgress, MirrorSet } from "../src/guest/mirror.ts";
@@ -19,8 +20,10 @@ import type { Journal } from "../src/migration/journal.ts";
 import type { Migration } from "../src/migration/migration.ts";
 import { StateFolder } from "../src/migration/state_folder.ts";
 import { connect, type Connection } from "./connect.ts";
+import { openControl } from "./control.ts";
 import { handOver } from "./handover.ts";
-import { beginSourceJournal } from "./new_journal.ts";
+import { beginSourceJournal, writeQuietly } from "./new_journal.ts";
+import { Limits } from "./limits.ts";
 import { Line } from "./line.ts";
 import { LocalListener } from "./local_relay.ts";
 import { chooseTransport, type NbdEnd, reachNbd } from "./nbd_transport.ts";
@@ -67,12 +70,14 @@ class Sender {
   #connection!: Connection;
   #line: Line | undefined;
   #journal: Journal | undefined;
+  #control: LocalServer | undefined;
+  readonly #limits: Limits;
   #transport!: RequestBody<"prepare">["nbd"];
   #prepared!: ReplyBody<"prepare">;
   #nbdCredentials: PskCredentials | null = null;
   #mirrors: MirrorSet | undefined;
   #suspended: Promise<void> = Promise.resolve();
-  #outgoing!: Outgoing;
+  #outgoing: Outgoing | undefined;
   #folder: PrivateFolder | undefined;
   #stoppedAtMs = 0;
   #sentRam!: RamProgress;
@@ -83,6 +88,7 @@ class Sender {
   constructor(options: SendOptions, migration: Migration) {
     this.#options = options;
     this.#migration = migration;
+    this.#limits = new Limits(options);
     this.#reportMirrors = mirrorReporter({ migration, account: this.account });
     this.#reportRam = ramReporter({ migration, account: this.account });
   }
@@ -131,6 +137,18 @@ class Sender {
         guest,
         connection,
         copyStorage,
+      });
+      this.#control = await openControl(state, {
+        journal: this.#journal,
+        migration,
+        account: this.account,
+        set: (settings, signal) =>
+          this.#limits.change(settings, {
+            phase: migration.phase,
+            mirrors: this.#mirrors,
+            outgoing: this.#outgoing,
+            signal,
+          }),
       });
     });
 
@@ -185,7 +203,7 @@ class Sender {
           unknownDisk(name),
         export: exportName,
       })),
-      speedBytesPerS: this.#options.diskBandwidth ?? 0,
+      speedBytesPerS: this.#limits.diskBandwidth,
       reconnectMs: this.#options.reconnectMs,
       features,
     });
@@ -203,12 +221,13 @@ class Sender {
 
   async ram(signal: AbortSignal): Promise<void> {
     const migration = this.#migration;
-    const { ramBandwidth, downtimeLimitMs, autoConverge } = this.#options;
+    const { ramBandwidth, downtimeLimitMs } = this.#limits;
+    const { autoConverge } = this.#options;
     const outgoing = this.#outgoing = this.#guest.outgoing();
     migration.undo.add("restore the migration's parameters", () => outgoing.restore());
     await migration.run("configure_ram", () =>
       outgoing.configure({
-        bandwidthBytesPerS: ramBandwidth ?? 0,
+        bandwidthBytesPerS: ramBandwidth,
         downtimeLimitMs,
         autoConverge,
       }, signal));
@@ -244,10 +263,10 @@ class Sender {
     });
     const listener = await LocalListener.open(this.#folder!, "ram.sock");
     migration.guard(line.unlessLost(listener.relayOne(stream, migration.signal)));
-    await migration.run("start_ram", () => this.#outgoing.start(listener.path, untilLost));
+    await migration.run("start_ram", () => this.#outgoing!.start(listener.path, untilLost));
     this.#stoppedAtMs = await migration.run(
       "wait_stopped",
-      () => this.#outgoing.waitStopped({ report: this.#reportRam, signal: untilLost }),
+      () => this.#outgoing!.waitStopped({ report: this.#reportRam, signal: untilLost }),
     );
   }
 
@@ -261,7 +280,7 @@ class Sender {
       "journal_handover",
       () => this.#journal!.update({ state: "handover_sent", phase: "handover" }),
     );
-    const sent = migration.run("finish_ram", () => this.#outgoing.finish(signal));
+    const sent = migration.run("finish_ram", () => this.#outgoing!.finish(signal));
     [this.#sentRam] = await Promise.all([sent, arrived, written]);
     this.#needsGuest(); // all of it is there: its end here loses nothing any more
   }
@@ -338,7 +357,10 @@ class Sender {
     const journal = this.#journal;
     if (error.kind === "uncertain") {
       this.account.owner = null;
-      await this.#write(() => journal!.update({ agent: null, note: error.message }));
+      await writeQuietly(
+        this.#migration,
+        () => journal!.update({ agent: null, note: error.message }),
+      );
       return;
     }
     if (this.account.owner === "destination") return;
@@ -346,12 +368,14 @@ class Sender {
     const told = this.#line?.peer.tellFailure(error);
     // Before the guest runs on: a state that gives it away must not outlive that.
     if (journal?.record.state === "handover_sent") {
-      await this.#write(() => journal.update({ state: "owning" }));
+      await writeQuietly(this.#migration, () => journal.update({ state: "owning" }));
     }
     error.undoErrors.push(...await this.#migration.undo.rollback());
     await told;
-    if (error.undoErrors.length === 0) await this.#write(async () => await journal?.remove());
-    else await this.#write(async () => await journal?.update({ agent: null, note: error.message }));
+    if (error.undoErrors.length === 0) {
+      await writeQuietly(this.#migration, async () => await journal?.remove());
+    } else {await writeQuietly(this.#migration, async () =>
+        await journal?.update({ agent: null, note: error.message }));}
   }
 
   /** Lets go of everything that this program holds. */
@@ -362,17 +386,8 @@ class Sender {
     this.#mirrors?.[Symbol.dispose]();
     this.#outgoing?.[Symbol.dispose]();
     await this.#folder?.[Symbol.asyncDispose]();
+    await this.#control?.[Symbol.asyncDispose]();
     await this.#guest?.close();
-  }
-
-  /** A journal that cannot be written any more is no reason to leave the guest where it is. */
-  async #write(change: () => Promise<void>): Promise<void> {
-    try {
-      await change();
-    } catch (error) {
-      const { code, message } = toAgentError(error);
-      this.#migration.report({ type: "warning", code, text: message });
-    }
   }
 }
 

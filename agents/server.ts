@@ -123,10 +123,8 @@ export async function serve(
       nbd: nbdAddress(options, sender),
       allowPlainNbd: !sender.encrypted || options.insecureNbd,
       peerTimeoutMs: options.peerTimeoutMs,
-      makeMigration: (cancel) => {
-        const both = AbortSignal.any([stop, cancel]);
-        return new Migration({ side: "destination", emit, cancel: both, ...(pass && { pass }) });
-      },
+      makeMigration: () =>
+        new Migration({ side: "destination", emit, cancel: stop, ...(pass && { pass }) }),
       recall: (id, signal) => recallOutcome(state, id, signal),
     }, stop);
     if (door.single || (ended && ended.migrationId === onceId)) {

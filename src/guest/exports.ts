@@ -130,7 +130,8 @@ export class Exports {
   }
 }
 
-function* candidatePorts(range: { first: number; last: number } | null): Generator<number> {
+/** Ports to try, one after the other: those of the range, or a few that are free just now. */
+export function* candidatePorts(range: { first: number; last: number } | null): Generator<number> {
   if (range) { for (let port = range.first; port <= range.last; port++) yield port; }
   else for (let tried = 0; tried < EPHEMERAL_TRIES; tried++) yield getAvailablePort();
 }

@@ -7,7 +7,9 @@ import { delay } from "../base/deadline.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import type { EventSubscription, QmpEvent } from "../qmp/events.ts";
 import type { QemuFeatures } from "./features.ts";
+import { MirrorKeeper } from "./mirror_keeper.ts";
 import { cutOffNodes, endJob, mirrorNames } from "./mirror_traces.ts";
+import { type NbdConnections, waitConnected } from "./nbd_connections.ts";
 import type { Disk } from "./params.ts";
 
 /** QEMU's default of 64 KiB makes a guest that writes here and there leave 20 MiB for the pause. */
@@ -15,6 +17,7 @@ const GRANULARITY_BYTES = 4096;
 const PROGRESS_INTERVAL_MS = 500;
 /** What an abandoned job may take to end before this program stops waiting and says so. */
 const ABANDON_TIMEOUT_MS = 10_000;
+const RETRY_MS = 100;
 
 export interface MirrorProgress {
   disk: Disk;
@@ -36,7 +39,13 @@ export interface MirrorOptions {
   targets: readonly { disk: Disk; export: string }[];
   /** Bytes per second for each disk; 0 for no limit. */
   speedBytesPerS: number;
+  /** Above 0 the mirrors live on when their connections are lost: `suspend` and `resume`. */
   reconnectMs: number;
+  /**
+   * The connections that QEMU makes to the server. Without them one that cannot connect cannot be
+   * stopped, and no mirror can live on.
+   */
+  connections?: NbdConnections;
   features: QemuFeatures;
 }
 
@@ -57,6 +66,7 @@ export class MirrorSet implements Disposable {
   readonly #options: MirrorOptions;
   readonly #mirrors: Mirror[];
   readonly #events: EventSubscription;
+  readonly #keeper: MirrorKeeper | null;
 
   constructor(qmp: QmpClient, options: MirrorOptions) {
     this.#qmp = qmp;
@@ -71,16 +81,42 @@ export class MirrorSet implements Disposable {
       totalBytes: disk.virtual_size_bytes,
     }));
     this.#events = qmp.subscribe("BLOCK_JOB_READY", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED");
+    this.#keeper = options.reconnectMs > 0 ? this.#keep(options.connections) : null;
   }
 
-  /** Connects to every export and starts every job. Undo with `abandon`, also after an error. */
+  /**
+   * Connects to every export and starts every job. Undo with `abandon`, also after an error. Cancelling
+   * also ends an attempt of QEMU to connect, during which its guest stands still.
+   * @throws AgentError `nbd_unreachable` when QEMU is not connected soon
+   */
   async start(signal: AbortSignal): Promise<void> {
-    await waitForAll(this.#mirrors.map((mirror) => this.#startOne(mirror, signal)));
+    for (const mirror of this.#mirrors) await this.#connect(mirror, signal);
+    await waitForAll(this.#mirrors.map((mirror) => this.#startJob(mirror, signal)));
+    await this.#keeper?.begin();
+  }
+
+  /**
+   * The link to the destination is lost: breaks the connections and stops the jobs, which keep what they
+   * have copied. The guest runs on. For mirrors that reconnect; can be called twice.
+   */
+  async suspend(): Promise<void> {
+    await this.#keeper?.suspend();
+  }
+
+  /**
+   * After `suspend`: the jobs go on where they were. Safe only when the destination has stopped its NBD
+   * server since then and serves anew at the same address (`Exports`): what came over the old
+   * connections must not be written after what comes over the new ones (seen: differing images).
+   */
+  async resume(signal: AbortSignal): Promise<void> {
+    await this.#keeper?.resume(signal);
   }
 
   /**
    * Waits until everything has been copied once. Call `report` gets every disk's progress now and
-   * then. @throws AgentError `mirror_failed` when a job ended instead
+   * then. Can be called again after `resume`.
+   * @throws AgentError `mirror_failed` when a job ended instead, `mirror_lost` when mirrors that
+   *   reconnect have lost a connection: then `suspend` and `resume`
    */
   async waitReady(options: {
     report: (progress: MirrorProgress[]) => void;
@@ -88,7 +124,7 @@ export class MirrorSet implements Disposable {
   }): Promise<void> {
     const { report, signal } = options;
     const stop = new AbortController();
-    const either = AbortSignal.any([signal, stop.signal]);
+    const either = this.#unlessLost(AbortSignal.any([signal, stop.signal]));
     const polling = this.#pollProgress(report, either).catch((error) => stop.abort(error));
     try {
       while (this.#mirrors.some((mirror) => !mirror.ready)) {
@@ -105,12 +141,18 @@ export class MirrorSet implements Disposable {
     report(await this.progress(signal));
   }
 
-  /** Rejects as soon as a mirror ends that should go on; resolves when `stop` aborts. */
+  /**
+   * Rejects as soon as a mirror ends that should go on, or has lost its connection (`waitReady`);
+   * resolves when `stop` aborts.
+   */
   async watch(stop: AbortSignal): Promise<void> {
     using events = this.#qmp.subscribe("BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED");
     let ended: QmpEvent;
     try {
-      ended = await events.next(stop, ({ data }) => this.#mirrorOf(data.device) !== undefined);
+      ended = await events.next(
+        this.#unlessLost(stop),
+        ({ data }) => this.#mirrorOf(data.device) !== undefined,
+      );
     } catch (error) {
       if (stop.aborted) return;
       throw error;
@@ -143,16 +185,18 @@ export class MirrorSet implements Disposable {
    * The guest has stopped: copies what is left and ends every mirror with source and target equal.
    * On a ready mirror `block-job-cancel` without `force` is the clean end; `block-job-complete`
    * would move the source onto the remote disk.
-   * @throws AgentError `mirror_failed` when a job ended with an error
+   * @throws AgentError `mirror_failed` when a job ended with an error, `mirror_lost` when a
+   *   connection was lost
    */
-  async finish(signal: AbortSignal): Promise<void> {
+  async finish(stop: AbortSignal): Promise<void> {
+    const signal = this.#unlessLost(stop);
     const { speedBytesPerS } = this.#options;
     await Promise.all(this.#mirrors.map(async ({ jobId }) => {
       // The guest waits now: a limit that spared the network would only make its pause longer.
       if (speedBytesPerS > 0) {
         await this.#qmp.execute("block-job-set-speed", { device: jobId, speed: 0 }, { signal });
       }
-      await this.#qmp.execute("block-job-cancel", { device: jobId }, { signal });
+      await this.#end(jobId, signal);
     }));
     const ending = new Set(this.#mirrors);
     while (ending.size > 0) {
@@ -168,14 +212,6 @@ export class MirrorSet implements Disposable {
     await waitForAll(this.#mirrors.map((mirror) => this.#remove(mirror, signal)));
   }
 
-  suspend(): Promise<void> {
-    return Promise.resolve();
-  }
-
-  resume(_signal: AbortSignal): Promise<void> {
-    return Promise.resolve();
-  }
-
   /** Limits each disk to so many bytes a second from now on; 0: no limit. */
   async setSpeed(bytesPerS: number, signal: AbortSignal): Promise<void> {
     for (const { jobId: device } of this.#mirrors) {
@@ -183,8 +219,14 @@ export class MirrorSet implements Disposable {
     }
   }
 
-  /** Once ready: mirrors every write before the guest sees it done, so that little is left at the stop. */
+  /**
+   * Once ready: mirrors every write before the guest sees it done, so that little is left at the stop.
+   * Not for mirrors that reconnect: a guest's write would connect by itself, before it is safe. With the
+   * link cut a guest stands still from then on until the connections are broken (10.0: all the 3 s that
+   * it took; without this 0.04 s).
+   */
   async blockWrites(signal: AbortSignal): Promise<void> {
+    if (this.#keeper) return;
     if (!this.#options.features.commands.has("block-job-change")) return; // QEMU before 8.2
     for (const { jobId: id } of this.#mirrors) {
       await this.#qmp.execute("block-job-change", {
@@ -211,11 +253,25 @@ export class MirrorSet implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    this.#keeper?.[Symbol.dispose]();
     this.#events[Symbol.dispose]();
   }
 
-  async #startOne(mirror: Mirror, signal: AbortSignal): Promise<void> {
-    const { nbd, tlsCreds, speedBytesPerS } = this.#options;
+  #keep(connections: NbdConnections | undefined): MirrorKeeper {
+    if (!connections) throw new Error("mirrors live on only with their connections at hand");
+    const disks = new Map(this.#mirrors.map(({ jobId, disk }) => [jobId, disk.name]));
+    return new MirrorKeeper(this.#qmp, { disks, connections });
+  }
+
+  async #connect(mirror: Mirror, signal: AbortSignal): Promise<void> {
+    signal.throwIfAborted();
+    const { connections } = this.#options;
+    const what = `for disk ${quote(mirror.disk.name)}`;
+    await waitConnected(this.#addNode(mirror), { what, connections, signal });
+  }
+
+  async #addNode(mirror: Mirror): Promise<void> {
+    const { nbd, tlsCreds } = this.#options;
     await this.#qmp.execute("blockdev-add", {
       driver: "nbd",
       "node-name": mirror.nodeName,
@@ -227,6 +283,10 @@ export class MirrorSet implements Disposable {
       "detect-zeroes": "unmap",
     });
     mirror.has.node = true;
+  }
+
+  async #startJob(mirror: Mirror, signal: AbortSignal): Promise<void> {
+    const { speedBytesPerS } = this.#options;
     signal.throwIfAborted();
     await this.#qmp.execute("blockdev-mirror", {
       "job-id": mirror.jobId,
@@ -234,6 +294,7 @@ export class MirrorSet implements Disposable {
       target: mirror.nodeName,
       sync: "full",
       "auto-dismiss": false,
+      ...(this.#keeper ? { "on-target-error": "stop" } : {}),
       granularity: GRANULARITY_BYTES,
       ...(speedBytesPerS > 0
         ? { speed: speedBytesPerS, "buf-size": bufferBytes(speedBytesPerS) }
@@ -241,6 +302,25 @@ export class MirrorSet implements Disposable {
     });
     mirror.has.job = true;
     signal.throwIfAborted();
+  }
+
+  /** `signal`, or the keeper's word that a connection is lost. */
+  #unlessLost(signal: AbortSignal): AbortSignal {
+    return this.#keeper ? AbortSignal.any([signal, this.#keeper.lost]) : signal;
+  }
+
+  /** Cleanly. A job that has stopped at an error, and is about to go on, refuses that. */
+  async #end(device: string, signal: AbortSignal): Promise<void> {
+    while (true) {
+      try {
+        await this.#qmp.execute("block-job-cancel", { device }, { signal });
+        return;
+      } catch (error) {
+        const paused = error instanceof QmpCommandError && /paused/.test(error.message);
+        if (!this.#keeper || !paused) throw error;
+      }
+      await delay(RETRY_MS, signal);
+    }
   }
 
   async #abandonOne(mirror: Mirror, signal: AbortSignal): Promise<void> {

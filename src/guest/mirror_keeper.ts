@@ -17,7 +17,7 @@
 //   connections.
 
 import { delay } from "../base/deadline.ts";
-import { AgentError } from "../base/errors.ts";
+import { AgentError, quote } from "../base/errors.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import type { BlockJobInfo } from "../qmp/commands.ts";
 import type { EventSubscription } from "../qmp/events.ts";
@@ -40,6 +40,7 @@ interface Trouble {
 
 export class MirrorKeeper implements Disposable {
   readonly #qmp: QmpClient;
+  readonly #disks: ReadonlyMap<string, string>;
   readonly #jobs: readonly string[];
   readonly #connections: NbdConnections;
   readonly #errors: EventSubscription;
@@ -50,12 +51,14 @@ export class MirrorKeeper implements Disposable {
   #suspended = false;
   #lost = new AbortController();
 
+  /** `disks`: by the id of its mirror job, the name of each disk. */
   constructor(
     qmp: QmpClient,
-    { jobs, connections }: { jobs: readonly string[]; connections: NbdConnections },
+    { disks, connections }: { disks: ReadonlyMap<string, string>; connections: NbdConnections },
   ) {
     this.#qmp = qmp;
-    this.#jobs = jobs;
+    this.#disks = disks;
+    this.#jobs = [...disks.keys()];
     this.#connections = connections;
     this.#errors = qmp.subscribe("BLOCK_JOB_ERROR");
   }
@@ -71,7 +74,7 @@ export class MirrorKeeper implements Disposable {
         { side: "source", hint: "leave --reconnect out, or use --nbd tunnel" },
       );
     }
-    this.#follow();
+    void this.#follow();
   }
 
   /**
@@ -90,7 +93,9 @@ export class MirrorKeeper implements Disposable {
     this.#suspended = true;
     await this.#connections.sever();
     const signal = AbortSignal.timeout(SUSPEND_TIMEOUT_MS);
-    await Promise.all(this.#jobs.map((device) => this.#unlessSo("block-job-pause", device, signal)));
+    await Promise.all(
+      this.#jobs.map((device) => this.#unlessSo("block-job-pause", device, signal)),
+    );
     while ((await this.#queryJobs(signal)).some((job) => !isStopped(job))) {
       await delay(STOP_POLL_MS, signal); // a job that was stopped by an error sends no second event
     }
@@ -103,7 +108,7 @@ export class MirrorKeeper implements Disposable {
    * and what then fails is told by the new `lost`.
    */
   async resume(signal: AbortSignal): Promise<void> {
-    this.#known.clear();
+    this.#known = new Set();
     this.#troubles.clear();
     this.#lost = new AbortController();
     this.#suspended = false;
@@ -139,14 +144,21 @@ export class MirrorKeeper implements Disposable {
     const patient = trouble.lastMs - trouble.sinceMs < PATIENCE_MS;
     if (job["io-status"] === "nospace" || !patient) {
       const reason = job["io-status"] === "nospace" ? "no space left" : "input/output error";
-      throw new AgentError("mirror_failed", `A mirror has stopped: ${reason} at the destination`, {
-        side: "source",
-      });
+      throw new AgentError(
+        "mirror_failed",
+        `The mirror of disk ${
+          quote(this.#disks.get(device)!)
+        } stopped: ${reason} at the destination`,
+        { side: "source" },
+      );
     }
     await delay(trouble.retryMs, signal);
     trouble.retryMs = Math.min(2 * trouble.retryMs, MAX_RETRY_MS);
     await this.#checkConnections();
-    if (!this.#suspended) await this.#unlessSo("block-job-resume", device, signal);
+    if (this.#suspended) return;
+    await this.#unlessSo("block-job-resume", device, signal);
+    await delay(FIRST_RETRY_MS, signal);
+    await this.#checkConnections(); // to know the one that it has made, if it has
   }
 
   /** One that was known and is gone may have left something behind that the server still carries out. */

@@ -3,7 +3,7 @@
 // loop, and with it the guest, waits: seen with 7.2 and 10.0, until the network gives up, which is two
 // minutes where packets are dropped.
 
-import { abortable } from "../base/deadline.ts";
+import { abortable, delay } from "../base/deadline.ts";
 import { AgentError, describeError, quote } from "../base/errors.ts";
 import {
   borrowSockets,
@@ -15,6 +15,13 @@ import {
 
 /** What a probe of the server may take: the guest runs meanwhile, so there is no hurry. */
 const PROBE_TIMEOUT_MS = 5000;
+
+/**
+ * What QEMU may take to connect to one export: its main loop waits for that, and so does the guest. With
+ * 7.2 and 10.0 that was as long as nothing came back, up to TCP's two minutes.
+ */
+const CONNECT_TIMEOUT_MS = 1500;
+const RETRY_MS = 100;
 
 export interface NbdConnections {
   /** One name for each connection that is up; a name is never used again. */
@@ -79,7 +86,34 @@ export async function probeNbd(
   }
 }
 
-export function nbdUnreachable(detail: string, cause?: unknown): AgentError {
+/**
+ * Waits for `adding`, QEMU's `blockdev-add` of a node for an export. One that does not get through in
+ * time, or until `signal` aborts, is ended, for which `connections` are needed; `yank` knows nothing of
+ * it yet.
+ * @throws AgentError `nbd_unreachable`; the signal's reason; what QEMU says
+ */
+export async function waitConnected(adding: Promise<void>, options: {
+  /** Of which disk it is, for the message. */
+  what: string;
+  connections: NbdConnections | undefined;
+  signal: AbortSignal;
+}): Promise<void> {
+  const { what, connections, signal } = options;
+  const stop = AbortSignal.any([signal, AbortSignal.timeout(CONNECT_TIMEOUT_MS)]);
+  const ended = adding.then(() => null, (error: Error) => error);
+  let error: Error | null | undefined = await abortable(ended, stop).catch(() => undefined);
+  const late = error === undefined;
+  while (error === undefined) {
+    await connections?.sever();
+    error = await Promise.race([ended, delay(RETRY_MS).then(() => undefined)]);
+  }
+  if (late) signal.throwIfAborted();
+  if (error === null) return;
+  if (!late) throw error;
+  throw nbdUnreachable(`${what} within ${CONNECT_TIMEOUT_MS / 1000} seconds`, error);
+}
+
+function nbdUnreachable(detail: string, cause?: unknown): AgentError {
   return new AgentError(
     "nbd_unreachable",
     `Cannot connect to the destination's NBD server ${detail}`,

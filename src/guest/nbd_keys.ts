@@ -13,7 +13,7 @@ const KEY_BYTES = 32;
  * with 256 bits, does not fit a pre-shared key in TLS 1.3. On processors that know AES the mirrors
  * took two to three times as long by that (seen with QEMU 7.2 and 10.0).
  */
-const PRIORITY = "NORMAL:-CIPHER-ALL:+AES-128-GCM:+CHACHA20-POLY1305";
+export const PSK_PRIORITY = "NORMAL:-CIPHER-ALL:+AES-128-GCM:+CHACHA20-POLY1305";
 /**
  * The group ffdhe2048 (RFC 7919, appendix A.1). TLS 1.3 has no use for it, but a QEMU server without
  * it makes one of its own first, which takes from 0.1 s to several (seen with 7.2).
@@ -54,22 +54,21 @@ export class PskCredentials {
     signal: AbortSignal,
   ): Promise<string> {
     const { endpoint, key } = options;
-    await Deno.writeTextFile(this.#file, `${USER}:${key}\n`, { mode: 0o600, createNew: true });
-    await giveTo(this.#file, this.#folder.owner);
-    if (endpoint === "server") await this.#writeDhParameters();
+    await writeKey(this.#folder, key);
+    if (endpoint === "server") await writeDhParameters(this.#folder);
     this.#exists = true; // a wait that is cancelled does not stop the command
     await this.#qmp.execute("object-add", {
       "qom-type": "tls-creds-psk",
       id: OBJECT_ID,
       endpoint,
       dir: this.#folder.path,
-      priority: PRIORITY,
+      priority: PSK_PRIORITY,
       ...(endpoint === "client" ? { username: USER } : {}),
     }, { signal }).catch((error) => {
       if (error instanceof QmpCommandError) this.#exists = false;
       throw error;
     });
-    if (endpoint === "client") await Deno.remove(this.#file);
+    if (endpoint === "client") await Deno.remove(keyFile(this.#folder));
     return OBJECT_ID;
   }
 
@@ -79,16 +78,29 @@ export class PskCredentials {
     await removeKey(this.#qmp, AbortSignal.timeout(REMOVE_TIMEOUT_MS));
     this.#exists = false;
   }
+}
 
-  async #writeDhParameters(): Promise<void> {
-    const path = `${this.#folder.path}/dh-params.pem`; // QEMU's own name for it
-    await Deno.writeTextFile(path, DH_PARAMETERS, { mode: 0o600, createNew: true });
-    await giveTo(path, this.#folder.owner);
-  }
+/** The files that a server's `tls-creds-psk` reads from its `dir`; they go with the folder. */
+export async function writeServerKey(folder: PrivateFolder, key: string): Promise<void> {
+  await writeKey(folder, key);
+  await writeDhParameters(folder);
+}
 
-  get #file(): string {
-    return `${this.#folder.path}/keys.psk`; // QEMU's own name for it
-  }
+async function writeKey(folder: PrivateFolder, key: string): Promise<void> {
+  await writeOwned(keyFile(folder), `${USER}:${key}\n`, folder);
+}
+
+async function writeDhParameters(folder: PrivateFolder): Promise<void> {
+  await writeOwned(`${folder.path}/dh-params.pem`, DH_PARAMETERS, folder); // QEMU's own name for it
+}
+
+async function writeOwned(path: string, text: string, { owner }: PrivateFolder): Promise<void> {
+  await Deno.writeTextFile(path, text, { mode: 0o600, createNew: true });
+  await giveTo(path, owner);
+}
+
+function keyFile(folder: PrivateFolder): string {
+  return `${folder.path}/keys.psk`; // QEMU's own name for it
 }
 
 /** Makes a QEMU forget a migration's key; it must have one. */

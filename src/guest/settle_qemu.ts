@@ -85,7 +85,9 @@ export async function runAccepted(
 ): Promise<AcceptedGuest> {
   const { shouldRun, log } = options;
   const found = await withQemu(place, options, async (qmp, signal): Promise<AcceptedGuest> => {
-    const { running } = await qmp.execute("query-status", {}, { signal });
+    const { running, status } = await qmp.execute("query-status", {}, { signal });
+    // `cont` would be taken for later then, and be no answer now.
+    if (status === "inmigrate") return { state: "lost", why: "its QEMU waits for more of it" };
     if (!running && shouldRun) {
       try {
         await resumeGuest(qmp, signal);

@@ -3,6 +3,14 @@
 import type { AgentError, Side } from "../base/errors.ts";
 import type { AccountEvent, DiskAccount, ErrorAccount } from "./events.ts";
 import type { Migration } from "./migration.ts";
+import type { PhaseName } from "./phases.ts";
+
+export interface Progress {
+  phase: PhaseName | null;
+  elapsed_ms: number;
+  ram_bytes: number;
+  disks: Pick<DiskAccount, "name" | "action" | "virtual_size_bytes" | "copied_bytes">[];
+}
 
 export class Account {
   guest = "";
@@ -20,6 +28,21 @@ export class Account {
   noteCopied(name: string, bytes: number): void {
     const disk = this.disks.find((candidate) => candidate.name === name);
     if (disk) disk.copied_bytes = bytes;
+  }
+
+  /** How far a migration is that goes on. */
+  progress(migration: Migration): Progress {
+    return {
+      phase: migration.phase,
+      elapsed_ms: Math.round(migration.elapsedMs),
+      ram_bytes: this.ramBytes,
+      disks: this.disks.map(({ name, action, virtual_size_bytes, copied_bytes }) => ({
+        name,
+        action,
+        virtual_size_bytes,
+        copied_bytes,
+      })),
+    };
   }
 
   /** The account as it stands; the last event of the run. */

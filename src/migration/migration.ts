@@ -41,6 +41,7 @@ export class Migration {
     this.cancelled = options.cancel;
     this.#signal = AbortSignal.any([options.cancel, this.#failure.signal]);
     this.#pass = options.pass;
+    options.cancel.addEventListener("abort", () => this.#lateCancel(), { once: true });
   }
 
   /** Aborts when this migration has failed or was cancelled, with that error as its reason. */
@@ -138,6 +139,13 @@ export class Migration {
     } finally {
       this.#durations.push({ phase: name, ms: Math.round(performance.now() - began) });
     }
+  }
+
+  /** Somebody asks to stop when that is not possible any more. */
+  #lateCancel(): void {
+    if (this.#phase === null || phaseOf(this.#phase).cancellable) return;
+    const text = "This cannot be cancelled any more: the guest is being handed over";
+    this.report({ type: "warning", code: "too_late_to_cancel", text });
   }
 
   #enter(name: PhaseName): void {

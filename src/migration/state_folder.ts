@@ -24,6 +24,9 @@ import {
   type NewJournal,
 } from "./journal_record.ts";
 
+/** How many this process has had. */
+let sockets = 0;
+
 /** Group or others may write. */
 const TOO_OPEN = 0o022;
 
@@ -58,9 +61,12 @@ export class StateFolder {
     }
   }
 
-  /** Where the agent of that migration listens for commands of this host. */
-  socketPath(migrationId: string, side: Side): string {
-    return `${this.path}/${migrationId}.${side}.sock`;
+  /**
+   * A path at which this process may listen for commands of this host; another one each time. Short:
+   * little more than 100 bytes fit into the address of a unix socket.
+   */
+  nextSocketPath(): string {
+    return `${this.path}/agent-${Deno.pid}-${++sockets}.sock`;
   }
 
   /** Every journal, by name; what is damaged or foreign with the reason. */
@@ -118,7 +124,7 @@ export class StateFolder {
       if ("problem" in entry) throw damaged(entry);
       const { record } = entry;
       if (await hasLivingAgent(record)) throw agentAlive(record);
-      await removeIfThere(this.socketPath(migrationId, side));
+      if (record.control !== null) await removeIfThere(record.control);
       return await this.#write({
         ...record,
         agent,

@@ -35,6 +35,7 @@ export interface BlockJobInfo {
   speed: number;
   ready: boolean;
   status: string;
+  "io-status"?: string;
   error?: string;
 }
 
@@ -111,6 +112,7 @@ export interface QmpCommands {
       sync: "full";
       "auto-dismiss": boolean;
       "auto-finalize"?: boolean;
+      "on-target-error"?: "report" | "stop";
       granularity?: number;
       speed?: number;
       "buf-size"?: number;
@@ -119,6 +121,8 @@ export interface QmpCommands {
     result: None;
   };
   "block-job-cancel": { args: { device: string; force?: boolean }; result: None };
+  "block-job-pause": { args: { device: string }; result: None };
+  "block-job-resume": { args: { device: string }; result: None };
   "block-job-set-speed": { args: { device: string; speed: number }; result: None };
   "block-job-change": { args: { id: string; type: "mirror"; "copy-mode": string }; result: None };
   "job-dismiss": { args: { id: string }; result: None };

@@ -10,6 +10,11 @@ import type {
   EventBody,
   EventHead,
 } from "../../src/migration/events.ts";
+import type {
+  MigrationAccount,
+  ResolvedLine,
+  StatusLine,
+} from "../../src/cli/journal_documents.ts";
 import type { ErrorLine } from "../../src/cli/json_printer.ts";
 
 const side = v.picklist(["source", "destination"]);
@@ -28,6 +33,11 @@ const bytes = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const ms = v.pipe(v.number(), v.minValue(0));
 const rate = v.pipe(v.number(), v.minValue(0));
 const whole = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+
+const state = v.picklist([
+  ...["owning", "handover_sent", "handed_over", "kept"] as const,
+  ...["preparing", "accepted", "running", "never_ran", "ended"] as const,
+]);
 
 const ERROR_FIELDS = {
   code: v.pipe(v.string(), v.regex(/^[a-z0-9]+(_[a-z0-9]+)*$/)),
@@ -50,6 +60,26 @@ export const PART_SCHEMAS = {
     path: v.nullable(v.string()),
   }),
   error_account: v.strictObject(ERROR_FIELDS),
+  migration_account: v.strictObject({
+    migration_id: v.string(),
+    side,
+    hypervisor: v.picklist(["qemu", "xen"]),
+    guest: v.string(),
+    state,
+    meaning: v.string(),
+    phase: v.nullable(phase),
+    agent_pid: v.nullable(whole),
+    peer: v.nullable(v.string()),
+    qemu_pid: v.nullable(whole),
+    qemu_alive: v.boolean(),
+    run_state: v.nullable(v.string()),
+    qmp: v.nullable(v.string()),
+    started_at: time,
+    updated_at: time,
+    note: v.nullable(v.string()),
+    journal: v.string(),
+    next: v.nullable(v.string()),
+  }),
 };
 
 /** What every event carries. */
@@ -124,8 +154,30 @@ export const BODY_FIELDS = {
 
 export type EventType = EventBody["type"];
 
-/** The error line, which stands alone and carries no head. */
-export const ERROR_LINE_FIELDS = { type: v.literal("error"), time, ...ERROR_FIELDS };
+/** The lines that stand alone: the only one of their command, without the head of an event. */
+export const SINGLE_FIELDS = {
+  error: { type: v.literal("error"), time, ...ERROR_FIELDS },
+  status: {
+    type: v.literal("status"),
+    time,
+    state_dir: v.string(),
+    migrations: v.array(PART_SCHEMAS.migration_account),
+    damaged: v.array(v.strictObject({ path: v.string(), problem: v.string() })),
+  },
+  resolved: {
+    type: v.literal("resolved"),
+    time,
+    migration_id: v.string(),
+    side,
+    guest: v.string(),
+    state_before: state,
+    state,
+    meaning: v.string(),
+    run_state: v.nullable(v.string()),
+    done: v.array(v.string()),
+    journal: v.nullable(v.string()),
+  },
+};
 
 /** The schema of every type of line that `--json` prints. */
 export const LINE_SCHEMAS = {
@@ -138,7 +190,9 @@ export const LINE_SCHEMAS = {
   ram_progress: v.strictObject({ ...HEAD_FIELDS, ...BODY_FIELDS.ram_progress }),
   warning: v.strictObject({ ...HEAD_FIELDS, ...BODY_FIELDS.warning }),
   account: v.strictObject({ ...HEAD_FIELDS, ...BODY_FIELDS.account }),
-  error: v.strictObject(ERROR_LINE_FIELDS),
+  error: v.strictObject(SINGLE_FIELDS.error),
+  status: v.strictObject(SINGLE_FIELDS.status),
+  resolved: v.strictObject(SINGLE_FIELDS.resolved),
 };
 
 export const LineSchema = v.variant("type", [
@@ -152,12 +206,14 @@ export const LineSchema = v.variant("type", [
   LINE_SCHEMAS.warning,
   LINE_SCHEMAS.account,
   LINE_SCHEMAS.error,
+  LINE_SCHEMAS.status,
+  LINE_SCHEMAS.resolved,
 ]);
 
 /** What the types say a line of each type is. */
 type Lines =
   & { [T in EventType]: EventHead & Extract<EventBody, { type: T }> }
-  & { error: ErrorLine };
+  & { error: ErrorLine; status: StatusLine; resolved: ResolvedLine };
 type Schemas = typeof LINE_SCHEMAS;
 type Mutual<A, B> = [A] extends [B] ? [B] extends [A] ? true : false : false;
 /** The keys are compared too: an optional field would make no difference otherwise. */
@@ -175,5 +231,6 @@ export type SchemasFitTypes = AllTrue<
   | Same<v.InferOutput<typeof LineSchema>["type"], keyof Lines>
   | Same<v.InferOutput<(typeof PART_SCHEMAS)["disk_account"]>, DiskAccount>
   | Same<v.InferOutput<(typeof PART_SCHEMAS)["error_account"]>, ErrorAccount>
+  | Same<v.InferOutput<(typeof PART_SCHEMAS)["migration_account"]>, MigrationAccount>
   | Same<v.InferOutput<typeof side>, Side>
 >;

@@ -100,6 +100,7 @@ class Scene implements AsyncDisposable {
         tlsCreds: null,
         targets: [{ disk: params.disks[0]!, export: "d0" }],
         speedBytesPerS: slow ? 65536 : 0,
+        reconnectMs: 0,
         features,
       });
       await mirrors.start(signal);

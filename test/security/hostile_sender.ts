@@ -55,7 +55,8 @@ export class HostileSender implements AsyncDisposable {
 
   /** Asks for the guest's QEMU to be started. Throws the receiver's refusal. */
   async prepare(): Promise<ReplyBody<"prepare">> {
-    return await this.channel.request("prepare", { nbd: "tunnel" }, this.#signal);
+    const body = { nbd: "tunnel", reconnect_ms: 0, handover_timeout_ms: 0 } as const;
+    return await this.channel.request("prepare", body, this.#signal);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -15,7 +15,8 @@ import type { FakeQemu } from "./fake_qemu.ts";
 export class FakeHost implements DestinationHost, AsyncDisposable {
   readonly #folder: string;
   readonly #start: () => FakeQemu;
-  #qemu: FakeQemu | undefined;
+  /** Those that were started, the last one being the present one. */
+  readonly #qemus: FakeQemu[] = [];
 
   constructor(options: { folder: string; start: () => FakeQemu }) {
     this.#folder = options.folder;
@@ -27,6 +28,7 @@ export class FakeHost implements DestinationHost, AsyncDisposable {
       binary: "/usr/bin/qemu-system-x86_64",
       qemuVersion: "7.2.0",
       warnings: [],
+      place: { kind: "folder", path: `${this.#folder}/guest` },
       targets: params.disks.map((disk) => ({
         disk,
         path: disk.action === "mirror" ? `${this.#folder}/${disk.name}` : disk.path,
@@ -43,11 +45,23 @@ export class FakeHost implements DestinationHost, AsyncDisposable {
   ): Promise<DestinationQemu> {
     const { plan, onEffect, signal } = options;
     await makeTargets(plan.targets, { onEffect, signal });
-    const qemu = this.#qemu = this.#start();
-    onEffect("end the QEMU that was started", () => Promise.resolve(qemu.end()));
+    await onEffect("end the QEMU that was started", async () => {
+      await this.#qemus.at(-1)?.[Symbol.asyncDispose]();
+    });
+    return await this.#run(onEffect, signal);
+  }
+
+  async #run(onEffect: RegisterUndo, signal: AbortSignal): Promise<DestinationQemu> {
+    const qemu = this.#start();
+    this.#qemus.push(qemu);
     const qmp = await QmpClient.connect(qemu.qmpPath, { signal });
-    onEffect("close the QMP connection", () => qmp.close());
-    return { qmp, pid: Deno.pid };
+    await onEffect("close the QMP connection", () => qmp.close());
+    const restart = async (signal: AbortSignal) => {
+      await qmp.close();
+      await qemu[Symbol.asyncDispose]();
+      return await this.#run(onEffect, signal);
+    };
+    return { qmp, pid: qemu.pid, restart };
   }
 
   close(): Promise<void> {
@@ -55,6 +69,6 @@ export class FakeHost implements DestinationHost, AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#qemu?.[Symbol.asyncDispose]();
+    for (const qemu of this.#qemus) await qemu[Symbol.asyncDispose]();
   }
 }

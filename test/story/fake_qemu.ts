@@ -25,8 +25,6 @@ export interface FakeQemuOptions {
   stall: Stall | null;
   /** Where this QEMU's NBD clients find their server. */
   nbdPeer: () => FakeQemu | undefined;
-  /** Told when the process ends, by `quit` or by death. */
-  onEnd: () => void;
 }
 
 export type Args = Record<string, unknown>;
@@ -50,6 +48,10 @@ export class FakeQemu implements AsyncDisposable {
   readonly objects = new Set<string>();
   readonly block: FakeBlock;
   readonly migration: FakeMigration;
+  /** Stands in for QEMU's: the agents look at it in /proc, note it, wait for its end. */
+  readonly #process: Deno.ChildProcess;
+  readonly #exit: Promise<void>;
+  #alive = true;
   readonly #options: FakeQemuOptions;
   readonly #listener: Deno.UnixListener;
   readonly #serving: Promise<void>;
@@ -65,8 +67,17 @@ export class FakeQemu implements AsyncDisposable {
     if (options.side === "source") this.ran = true;
     this.block = new FakeBlock(this, options);
     this.migration = new FakeMigration(this);
+    this.#process = new Deno.Command("sleep", { args: ["600"], stdin: "null" }).spawn();
+    this.#exit = this.#process.status.then(() => {
+      this.#alive = false;
+      this.end();
+    });
     this.#listener = Deno.listen({ transport: "unix", path: options.qmpPath });
     this.#serving = this.#serve();
+  }
+
+  get pid(): number {
+    return this.#process.pid;
   }
 
   get running(): boolean {
@@ -111,7 +122,7 @@ export class FakeQemu implements AsyncDisposable {
     this.migration.close();
     this.#listener.close();
     this.#closeConnection();
-    this.#options.onEnd();
+    if (this.#alive) this.#process.kill("SIGKILL");
     this.block.close();
   }
 
@@ -120,6 +131,7 @@ export class FakeQemu implements AsyncDisposable {
     await this.#serving;
     await this.migration.done;
     await this.#sending;
+    await this.#exit;
   }
 
   async #serve(): Promise<void> {

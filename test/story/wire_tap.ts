@@ -20,54 +20,76 @@ const NOISE = new Uint8Array(64).fill(0xff);
 /** What becomes of a frame. */
 export type WireFate = "pass" | "hold" | "cut" | "bad frame" | "bad message" | "bad body";
 
+/** Called with every control message and every stream that is opened; nothing else. */
+type OnSaid = (from: Side, what: string) => WireFate;
+
 export class WireTap implements Disposable {
   readonly port: number;
-  readonly #onSaid: (from: Side, what: string) => WireFate;
+  readonly #onSaid: OnSaid;
   readonly #listener: Deno.TcpListener;
-  readonly #kinds = new Map<number, string>();
-  /** The last write of each side's bytes: the next one follows it. */
-  readonly #writes = { source: Promise.resolve(), destination: Promise.resolve() };
-  #sender: Deno.TcpConn | undefined;
-  #receiver: MemoryLink | undefined;
+  /** The last connection: the one that is up, if one is. */
+  #passage: Passage | undefined;
 
-  /** `onSaid` hears of control messages and of streams that are opened, nothing else. */
-  constructor(onSaid: (from: Side, what: string) => WireFate) {
+  constructor(onSaid: OnSaid) {
     this.#onSaid = onSaid;
     this.#listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
     this.port = this.#listener.addr.port;
   }
 
-  /** The receiver's end of the connection that a sender makes; null when none comes before `close`. */
+  /** The receiver's end of the next connection that a sender makes; null when there will be none. */
   async accept(): Promise<ByteLink | null> {
     let sender: Deno.TcpConn;
     try {
-      sender = this.#sender = await this.#listener.accept();
+      sender = await this.#listener.accept();
     } catch (error) {
       if (isClosed(error)) return null;
       throw error;
     }
     sender.setNoDelay(true); // messages are small and waited for
     const [near, far] = MemoryLink.pair();
-    this.#receiver = far;
-    this.#passAll(sender, far);
+    this.#passage = new Passage(this.#onSaid, { sender, receiver: far });
     return near;
   }
 
   /** Both agents lose the connection at once. */
   cut(): void {
-    closeQuietly(this.#sender);
-    closeQuietly(this.#receiver);
+    this.#passage?.cut();
   }
 
   /** Bytes that are no frame, as if they came from that side. */
   makeNoise(from: Side): void {
-    const to = from === "source" ? this.#receiver : this.#sender;
-    if (to) this.#put(from, to, NOISE);
+    this.#passage?.makeNoise(from);
   }
 
   /** No more connections. */
   [Symbol.dispose](): void {
     closeQuietly(this.#listener);
+  }
+}
+
+/** One connection from end to end. */
+class Passage {
+  readonly #onSaid: OnSaid;
+  readonly #sender: Deno.TcpConn;
+  readonly #receiver: MemoryLink;
+  readonly #kinds = new Map<number, string>();
+  /** The last write of each side's bytes: the next one follows it. */
+  readonly #writes = { source: Promise.resolve(), destination: Promise.resolve() };
+
+  constructor(onSaid: OnSaid, ends: { sender: Deno.TcpConn; receiver: MemoryLink }) {
+    this.#onSaid = onSaid;
+    this.#sender = ends.sender;
+    this.#receiver = ends.receiver;
+    this.#passAll();
+  }
+
+  cut(): void {
+    closeQuietly(this.#sender);
+    closeQuietly(this.#receiver);
+  }
+
+  makeNoise(from: Side): void {
+    this.#put(from, from === "source" ? this.#receiver : this.#sender, NOISE);
   }
 
   /** Passes on whole frames in their order; a connection that is gone takes none. */
@@ -81,10 +103,10 @@ export class WireTap implements Disposable {
     });
   }
 
-  async #passAll(sender: Deno.TcpConn, receiver: MemoryLink): Promise<void> {
+  async #passAll(): Promise<void> {
     await Promise.all([
-      this.#pass("source", sender, receiver),
-      this.#pass("destination", receiver, sender),
+      this.#pass("source", this.#sender, this.#receiver),
+      this.#pass("destination", this.#receiver, this.#sender),
     ]);
     this.cut();
   }
@@ -175,9 +197,9 @@ async function readFully(from: ByteLink, count: number): Promise<Uint8Array | nu
   return bytes;
 }
 
-function closeQuietly(closable: { close(): void } | undefined): void {
+function closeQuietly(closable: { close(): void }): void {
   try {
-    closable?.close();
+    closable.close();
   } catch (error) {
     if (!isClosed(error)) throw error;
   }

@@ -43,6 +43,7 @@ Deno.test("the receiver refuses readable disks before it listens, unless it allo
         allowPlain: false,
         features: withPsk,
         listen: range,
+        before: null,
         signal,
       }),
     AgentError,
@@ -77,7 +78,7 @@ Deno.test("a receiver whose QEMU has no TLS, or that has no port, serves the tun
     } as unknown as Exports;
     const end = {
       folder: { path: "/private" },
-      session: { acceptStream: () => new Promise(() => {}) },
+      line: { connected: () => new Promise(() => {}) },
       migration: { guard: () => {}, signal },
     } as unknown as NbdEnd;
     const served = await serveNbd(exports, {
@@ -86,6 +87,7 @@ Deno.test("a receiver whose QEMU has no TLS, or that has no port, serves the tun
       allowPlain: false,
       features,
       listen,
+      before: null,
       signal,
     });
     assertEquals(served.nbd, { transport: "tunnel" });

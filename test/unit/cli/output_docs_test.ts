@@ -6,11 +6,11 @@ import { assertEquals, assertThrows } from "@std/assert";
 import * as v from "valibot";
 import {
   BODY_FIELDS,
-  ERROR_LINE_FIELDS,
   HEAD_FIELDS,
   LINE_SCHEMAS,
   LineSchema,
   PART_SCHEMAS,
+  SINGLE_FIELDS,
 } from "../../lib/event_schema.ts";
 import { EXIT_CODES } from "../../../src/cli/exit_codes.ts";
 
@@ -78,6 +78,7 @@ function describeType(schema: unknown): string {
     case "strict_object":
       if (schema === PART_SCHEMAS.disk_account) return "disk account";
       if (schema === PART_SCHEMAS.error_account) return "error account";
+      if (schema === PART_SCHEMAS.migration_account) return "migration account";
       return `{${Object.keys(s.entries!).map((key) => `\`${key}\``).join(", ")}}`;
   }
   throw new Error(`no words for a schema of type '${s.type}'`);
@@ -105,7 +106,7 @@ Deno.test("docs/output.md lists the fields that every event carries", () => {
   });
 });
 
-for (const [type, fields] of Object.entries({ ...BODY_FIELDS, error: ERROR_LINE_FIELDS })) {
+for (const [type, fields] of Object.entries({ ...BODY_FIELDS, ...SINGLE_FIELDS })) {
   Deno.test(`docs/output.md lists the fields of '${type}' with their types`, () => {
     assertEquals(
       documentedFields(sectionOf(`### \`${type}\``)),
@@ -121,7 +122,7 @@ for (const [type, fields] of Object.entries({ ...BODY_FIELDS, error: ERROR_LINE_
   });
 }
 
-Deno.test("docs/output.md lists the parts of an account", () => {
+Deno.test("docs/output.md lists the parts of the lines", () => {
   assertEquals(
     documentedFields(sectionOf("### Disk account")),
     fieldTable(PART_SCHEMAS.disk_account.entries),
@@ -129,6 +130,10 @@ Deno.test("docs/output.md lists the parts of an account", () => {
   assertEquals(
     documentedFields(sectionOf("### Error account")),
     fieldTable(PART_SCHEMAS.error_account.entries),
+  );
+  assertEquals(
+    documentedFields(sectionOf("### Migration account")),
+    fieldTable(PART_SCHEMAS.migration_account.entries),
   );
 });
 

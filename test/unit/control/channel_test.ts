@@ -121,7 +121,7 @@ Deno.test("a refusal arrives as the receiver's own error", async () => {
     },
   });
   const error = await assertRejects(
-    () => sender.request("prepare", { nbd: "direct" }, never),
+    () => sender.request("prepare", PREPARE, never),
     AgentError,
   );
   assertEquals(error.message, "Cannot create target disk '/d/a.raw': 3 GiB free");

@@ -58,6 +58,7 @@ async function startMirrors(
       export: `disk-${name}`,
     })),
     speedBytesPerS: options.speed ?? 0,
+    reconnectMs: 0,
     features: options.features ?? FEATURES,
   });
   await mirrors.start(never);

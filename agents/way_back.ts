@@ -1,0 +1,33 @@
+// Where a sender that has lost its connection comes back to: its next connections, and what has to be
+// ready before one of them is of use.
+
+import { abortable } from "../src/base/deadline.ts";
+import { AsyncQueue } from "../src/base/queue.ts";
+import type { Peer } from "./peer.ts";
+
+export class WayBack {
+  readonly #callers = new AsyncQueue<Peer>();
+  #ready: Promise<void> = Promise.resolve();
+
+  /** Nobody is let in before `work` is done. */
+  prepare(work: Promise<void>): void {
+    this.#ready = work;
+  }
+
+  /** The sender is here again. */
+  come(peer: Peer): void {
+    this.#callers.push(peer);
+  }
+
+  /** The next connection of the sender, once everything is ready for it. */
+  async next(signal: AbortSignal): Promise<Peer> {
+    const peer = await this.#callers.take(signal);
+    await abortable(this.#ready, signal);
+    return peer!; // this queue is never closed
+  }
+
+  /** Waits until nothing is under way, however it ends. */
+  async settled(): Promise<void> {
+    await this.#ready.catch(() => {}); // told by whoever prepares it
+  }
+}

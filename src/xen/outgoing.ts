@@ -1,0 +1,288 @@
+// The memory of a Xen domain on its way out: stands between `xl migrate` and the socket that carries
+// its bytes to the other host, and between libxl and the device model. Two things are held back:
+// - libxl's way to the device model, from the first page on, until the mirrors have ended. libxl would
+//   make the images inactive as soon as the domain is suspended, and a mirror that has something left
+//   then aborts the device model, and the guest is lost (seen with QEMU 7.2).
+// - xl's "cleared to unpause", for ever: who owns the guest is decided by the agents, not by xl.
+// Specification: docs/xen.md, "The switchover".
+
+import { abortable, delay } from "../base/deadline.ts";
+import { AgentError, toAgentError } from "../base/errors.ts";
+import { endJob, isMirrorJob } from "../guest/mirror_traces.ts";
+import type { RamOptions, RamProgress } from "../guest/ram.ts";
+import { QmpClient } from "../qmp/client.ts";
+import {
+  BANNER,
+  conversationError,
+  PERMISSION,
+  readMessage,
+  READY,
+  REPORT,
+  writeAll,
+} from "./conversation.ts";
+import { type DomainIdentity, libxlSocket } from "./domain.ts";
+import { checkUnchanged, type DiskUse } from "./domain_disks.ts";
+import { Framing } from "./framing.ts";
+import { migrateArguments, openPipeSocket, type PipeCommand, recoverDomain } from "./recovery.ts";
+import { type DomainState, queryState } from "./xl.ts";
+import { xlFailure, XlProcess } from "./xl_process.ts";
+import { readBackends, watchDomains } from "./xenstore.ts";
+
+const PROGRESS_INTERVAL_MS = 500;
+const CHUNK_BYTES = 1 << 18;
+/** What xl may take to give up: it lets the guest run on meanwhile. */
+const XL_END_TIMEOUT_MS = 60_000;
+const CANCEL_TIMEOUT_MS = 10_000;
+
+export interface XenOutgoingOptions {
+  domain: DomainIdentity;
+  /** The device model. */
+  qmp: QmpClient;
+  memoryBytes: number;
+  uses: readonly DiskUse[];
+  pipe: PipeCommand;
+  /** Whether the guest is meant to run here when the migration fails. */
+  shouldRun: () => boolean;
+  /** The state in which the guest was when it was suspended. */
+  onSuspended: (state: DomainState) => void;
+}
+
+export class XenOutgoing implements Disposable {
+  readonly #options: XenOutgoingOptions;
+  readonly #failed = new AbortController();
+  readonly #holding = Promise.withResolvers<void>();
+  readonly #asked = Promise.withResolvers<void>();
+  #bandwidthBytesPerS = 0;
+  #xl: XlProcess | undefined;
+  #conn: Deno.UnixConn | undefined;
+  #network: Deno.UnixConn | undefined;
+  #hold: QmpClient | undefined;
+  #startedMs = 0;
+  #sentBytes = 0;
+  #askedForPermission = false;
+  #answered = false;
+  #ending = false;
+
+  constructor(options: XenOutgoingOptions) {
+    this.#options = options;
+    this.#holding.promise.catch(() => {});
+    this.#asked.promise.catch(() => {});
+  }
+
+  /** The limit on the memory's rate; the other settings are QEMU's and mean nothing to xl. */
+  configure(options: RamOptions, _signal?: AbortSignal): Promise<void> {
+    this.#bandwidthBytesPerS = options.bandwidthBytesPerS;
+    return Promise.resolve();
+  }
+
+  /** The process of `xl migrate`, for a journal; null before `start`. */
+  get xlPid(): number | null {
+    return this.#xl?.pid ?? null;
+  }
+
+  /** Begins to send into the unix socket `path`. Undo with `cancel`, also after an error. */
+  async start(path: string, signal: AbortSignal): Promise<void> {
+    signal.throwIfAborted();
+    const { domain, pipe } = this.#options;
+    await using socket = await openPipeSocket();
+    const args = migrateArguments(domain.domid, [...pipe, socket.path]);
+    const xl = this.#xl = XlProcess.start(args, "null");
+    this.#startedMs = performance.now();
+    xl.ended.then((end) => {
+      if (!this.#ending) this.#fail(xlFailure("xl migrate", end));
+    });
+    const stop = AbortSignal.any([signal, this.#failed.signal]);
+    const accepting = socket.accept();
+    accepting.catch(() => {}); // closed with the socket when xl does not come
+    const conn = this.#conn = await abortable(accepting, stop);
+    const network = this.#network = await Deno.connect({ transport: "unix", path });
+    this.#forward(conn, network).catch((error) => this.#fail(error));
+    this.#back(network, conn).catch((error) => this.#fail(error));
+  }
+
+  /**
+   * Waits until xl has suspended the domain. The device model is stopped then, and libxl waits for it.
+   * Gives the time at which that was seen (ms since the epoch).
+   * @throws AgentError `xl_ended`, `guest_stopped`, `disk_backend_changed`
+   */
+  async waitStopped(options: {
+    report: (progress: RamProgress) => void;
+    signal: AbortSignal;
+  }): Promise<number> {
+    const { domain, uses, onSuspended } = this.#options;
+    const over = new AbortController();
+    const signal = AbortSignal.any([options.signal, this.#failed.signal, over.signal]);
+    const reporting = this.#reportProgress(options.report, signal);
+    try {
+      await abortable(this.#holding.promise, signal);
+      const state = await watchDomains(() => this.#lookSuspended(signal), signal);
+      const stoppedAtMs = Date.now();
+      await this.#hold!.execute("stop", {}, { signal });
+      checkUnchanged(uses, uses.length > 0 ? await readBackends(domain.domid, signal) : []);
+      onSuspended(state);
+      return stoppedAtMs;
+    } finally {
+      over.abort();
+      await reporting;
+    }
+  }
+
+  /**
+   * The mirrors have ended: lets libxl have the device model, and waits until xl asks the destination
+   * to run the guest, which stays with us.
+   */
+  async finish(signal: AbortSignal): Promise<RamProgress> {
+    await this.#hold?.close();
+    await abortable(this.#asked.promise, AbortSignal.any([signal, this.#failed.signal]));
+    return this.#progress();
+  }
+
+  /** The guest runs at the destination: xl ends the domain here. @throws AgentError `xl_ended` */
+  async handOver(): Promise<void> {
+    this.#ending = true;
+    await this.#answer(Uint8Array.of(...REPORT, 0));
+    const end = await this.#xl!.waitEnd(XL_END_TIMEOUT_MS);
+    this.#close();
+    if (end.code !== 0) throw xlFailure("xl migrate", end);
+  }
+
+  /**
+   * Ends the sending; the guest runs on here. Mirrors that still go on are ended first: they must not
+   * meet libxl at the device model.
+   */
+  async cancel(): Promise<void> {
+    const xl = this.#xl;
+    if (!xl) return;
+    this.#ending = true;
+    await this.#endMirrors();
+    await this.#hold?.close();
+    // Once it has asked, xl would only say "check at both ends" when its connection ends.
+    if (this.#askedForPermission && !this.#answered) {
+      await this.#answer(Uint8Array.of(...REPORT, 1, ...PERMISSION));
+    } else this.#close();
+    await xl.waitEnd(XL_END_TIMEOUT_MS);
+    this.#close();
+    const { domain, pipe, shouldRun } = this.#options;
+    // Its vCPUs stay paused when an operator has paused it; suspended it is of no use to anybody.
+    await recoverDomain(domain, { pipe, run: shouldRun() || !this.#options.qmp.ended.aborted });
+  }
+
+  [Symbol.dispose](): void {
+    this.#close();
+  }
+
+  /** From xl to the other host, chunk by chunk, up to xl's question. */
+  async #forward(conn: Deno.UnixConn, network: Deno.UnixConn): Promise<void> {
+    const framing = new Framing();
+    const buffer = new Uint8Array(CHUNK_BYTES);
+    let question: number[] = [];
+    while (true) {
+      const count = await conn.read(buffer);
+      if (count === null) return; // xl has ended, and its own words say why
+      for (const { kind, bytes } of framing.feed(buffer.subarray(0, count))) {
+        if (kind !== "after") {
+          await writeAll(network, bytes);
+          this.#sentBytes += bytes.length;
+        } else question = [...question, ...bytes.subarray(0, PERMISSION.length + 1)];
+      }
+      // xl cannot suspend the domain before this is read on, so the hold is always in time.
+      if (framing.memoryBegan && !this.#hold) await this.#takeHold();
+      if (question.length >= PERMISSION.length) {
+        if (!question.every((byte, at) => byte === PERMISSION[at])) {
+          throw conversationError("xl migrate says something else than that the guest may run");
+        }
+        this.#askedForPermission = true;
+        this.#asked.resolve();
+      }
+      await this.#pace();
+    }
+  }
+
+  /** From the other host to xl: two messages, and nothing that could end the domain here. */
+  async #back(network: Deno.UnixConn, conn: Deno.UnixConn): Promise<void> {
+    for (const message of [BANNER, READY]) {
+      await readMessage(network, message);
+      await writeAll(conn, message);
+    }
+  }
+
+  async #takeHold(): Promise<void> {
+    const { domid } = this.#options.domain;
+    this.#hold = await QmpClient.connect(libxlSocket(domid), { signal: this.#failed.signal });
+    this.#holding.resolve();
+  }
+
+  async #lookSuspended(signal: AbortSignal): Promise<DomainState | null> {
+    const { domid } = this.#options.domain;
+    const state = await queryState(domid, signal);
+    if (state?.shutdown === null && !state.dying) return null;
+    if (state?.shutdown === "suspend") return state;
+    throw new AgentError(
+      "guest_stopped",
+      `Domain ${domid} has stopped during its migration (${state?.shutdown ?? "it is gone"})`,
+      { side: "source" },
+    );
+  }
+
+  async #endMirrors(): Promise<void> {
+    const { qmp } = this.#options;
+    if (qmp.ended.aborted) return;
+    const signal = AbortSignal.timeout(CANCEL_TIMEOUT_MS);
+    const jobs = await qmp.execute("query-jobs", {}, { signal });
+    const mirrors = jobs.filter(({ id }) => isMirrorJob(id));
+    await Promise.all(mirrors.map(({ id }) => endJob(qmp, { id, signal })));
+  }
+
+  async #answer(bytes: Uint8Array): Promise<void> {
+    this.#answered = true;
+    await writeAll(this.#conn!, bytes);
+  }
+
+  async #pace(): Promise<void> {
+    if (this.#bandwidthBytesPerS <= 0) return;
+    const dueMs = this.#startedMs + this.#sentBytes / this.#bandwidthBytesPerS * 1000;
+    const waitMs = dueMs - performance.now();
+    if (waitMs > 1) await delay(waitMs, this.#failed.signal);
+  }
+
+  async #reportProgress(
+    report: (progress: RamProgress) => void,
+    signal: AbortSignal,
+  ): Promise<void> {
+    while (!signal.aborted) {
+      report(this.#progress());
+      await delay(PROGRESS_INTERVAL_MS, signal).catch(() => {}); // the condition sees it
+    }
+  }
+
+  #progress(): RamProgress {
+    const { memoryBytes } = this.#options;
+    const seconds = (performance.now() - this.#startedMs) / 1000;
+    return {
+      transferredBytes: this.#sentBytes,
+      remainingBytes: Math.max(0, memoryBytes - this.#sentBytes),
+      totalBytes: memoryBytes,
+      rateBytesPerS: this.#sentBytes / seconds,
+      iteration: Math.ceil(this.#sentBytes / memoryBytes),
+      expectedDowntimeMs: null,
+    };
+  }
+
+  #fail(error: unknown): void {
+    if (this.#ending) return;
+    const failure = toAgentError(error, { side: "source" });
+    this.#failed.abort(failure);
+    this.#holding.reject(failure);
+    this.#asked.reject(failure);
+  }
+
+  #close(): void {
+    for (const conn of [this.#conn, this.#network]) {
+      try {
+        conn?.close();
+      } catch (error) {
+        if (!(error instanceof Deno.errors.BadResource)) throw error; // closed already
+      }
+    }
+  }
+}

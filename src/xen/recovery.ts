@@ -1,0 +1,102 @@
+// Brings a domain back to life that xl has left suspended or under another name. xl(1) has no command
+// for the first in every version; but a migration that fails lets its domain run on, and that can be
+// had: one that is given up as soon as it has begun.
+
+import { abortable } from "../base/deadline.ts";
+import { AgentError, quote } from "../base/errors.ts";
+import { BANNER, writeAll } from "./conversation.ts";
+import type { DomainIdentity } from "./domain.ts";
+import { Framing } from "./framing.ts";
+import { listDomains, queryState, renameDomain, runTool } from "./xl.ts";
+import { XlProcess } from "./xl_process.ts";
+
+const GIVE_UP_TIMEOUT_MS = 60_000;
+
+/** A program that joins its standard input and output to a unix socket, whose path is appended. */
+export type PipeCommand = readonly string[];
+
+/**
+ * Lets the domain go on under its own name, whatever state xl has left it in; can be repeated.
+ * @param options.run false leaves a suspended domain as it is, and only gives the name back
+ * @returns whether there is such a domain
+ */
+export async function recoverDomain(
+  { uuid, name }: Pick<DomainIdentity, "uuid" | "name">,
+  options: { pipe: PipeCommand; run: boolean },
+): Promise<boolean> {
+  const found = (await listDomains()).find((domain) => domain.uuid === uuid);
+  if (!found) return false;
+  if (found.name === `${name}--migratedaway`) await renameDomain(found.domid, name);
+  const state = await queryState(found.domid);
+  if (state?.shutdown === "suspend" && options.run) await resumeSuspended(found.domid, options);
+  return true;
+}
+
+/** Starts a migration of the suspended domain and gives it up when xl has begun to send. */
+async function resumeSuspended(domid: number, options: { pipe: PipeCommand }): Promise<void> {
+  await using socket = await openPipeSocket();
+  const xl = XlProcess.start(migrateArguments(domid, [...options.pipe, socket.path]), "null");
+  const conn = await abortable(
+    Promise.race([socket.accept(), xl.ended.then(() => null)]),
+    AbortSignal.timeout(GIVE_UP_TIMEOUT_MS),
+  );
+  if (conn) {
+    try {
+      await writeAll(conn, BANNER);
+      // xl lets the domain run on only when libxl had its turn; before that it just ends.
+      const framing = new Framing();
+      const buffer = new Uint8Array(65536);
+      for (let began = false; !began;) {
+        const count = await conn.read(buffer);
+        if (count === null) break;
+        for (const { kind } of framing.feed(buffer.subarray(0, count))) began ||= kind === "data";
+      }
+    } finally {
+      conn.close();
+    }
+  }
+  const { said } = await xl.waitEnd(GIVE_UP_TIMEOUT_MS);
+  const state = await queryState(domid);
+  if (state !== null && state.shutdown === null) return;
+  throw new AgentError(
+    "domain_stays_suspended",
+    `Domain ${domid} is still suspended: xl says ${quote(said.trim(), 1000)}`,
+    { hint: "xl list shows it; xl resume (Xen 4.21) or a try by hand may help" },
+  );
+}
+
+/** Makes sure that the domain is paused, or that it is not. */
+export async function setPaused(domid: number, paused: boolean): Promise<void> {
+  const state = await queryState(domid);
+  if (state === null || state.paused === paused) return;
+  await runTool("xl", [paused ? "pause" : "unpause", String(domid)]);
+}
+
+/** `xl migrate` into a program of ours. */
+export function migrateArguments(domid: number, command: readonly string[]): string[] {
+  const quoted = command.map((word) => `'${word.replaceAll("'", `'\\''`)}'`).join(" ");
+  return ["migrate", "-s", "", String(domid), `exec ${quoted}`];
+}
+
+export interface PipeSocket extends AsyncDisposable {
+  readonly path: string;
+  accept(): Promise<Deno.UnixConn>;
+}
+
+/** A unix socket in a folder of our own that one program connects to. */
+export async function openPipeSocket(): Promise<PipeSocket> {
+  const folder = await Deno.makeTempDir({ prefix: "migrate-agent-" });
+  const path = `${folder}/xl.sock`;
+  const listener = Deno.listen({ transport: "unix", path });
+  let open = true;
+  return {
+    path,
+    accept: async () => await listener.accept(),
+    [Symbol.asyncDispose]: async () => {
+      if (!open) return;
+      open = false;
+      listener.close();
+      await Deno.remove(folder, { recursive: true });
+    },
+  };
+}

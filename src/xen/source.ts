@@ -1,0 +1,92 @@
+// A Xen domain as the source's story sees a guest: inspected, sent, let run on, or ended.
+
+import type { DiskChoice } from "../guest/disks.ts";
+import type { QemuFeatures } from "../guest/features.ts";
+import type { XenParams } from "../guest/params.ts";
+import type { QmpClient } from "../qmp/client.ts";
+import { type InspectedDomain, inspectDomain } from "./domain.ts";
+import { XenOutgoing } from "./outgoing.ts";
+import { type PipeCommand, recoverDomain } from "./recovery.ts";
+
+export class XenSource {
+  readonly #inspected: InspectedDomain;
+  readonly #pipe: PipeCommand;
+  #shouldRun: boolean;
+  #outgoing: XenOutgoing | undefined;
+
+  private constructor(inspected: InspectedDomain, pipe: PipeCommand) {
+    this.#inspected = inspected;
+    this.#pipe = pipe;
+    this.#shouldRun = inspected.params.running;
+  }
+
+  /**
+   * Inspects the domain of that name or id. Close it in the end.
+   * @param options.pipe the command that `xl migrate` shall run: `migrate-agent xen-pipe`
+   * @throws AgentError (kind refused) with the reason why this domain cannot be moved
+   */
+  static async open(
+    name: string,
+    options: { choice: DiskChoice; pipe: PipeCommand; signal: AbortSignal },
+  ): Promise<XenSource> {
+    return new XenSource(await inspectDomain(name, options), options.pipe);
+  }
+
+  get params(): XenParams {
+    return this.#inspected.params;
+  }
+
+  get domain(): InspectedDomain["domain"] {
+    return this.#inspected.domain;
+  }
+
+  get features(): QemuFeatures {
+    return this.#inspected.features;
+  }
+
+  /** The device model: it has the disks. */
+  get qmp(): QmpClient {
+    return this.#inspected.qmp;
+  }
+
+  get pid(): number {
+    return this.#inspected.pid;
+  }
+
+  /** Aborts when the device model is gone. */
+  get ended(): AbortSignal {
+    return this.#inspected.qmp.ended;
+  }
+
+  get shouldRun(): boolean {
+    return this.#shouldRun;
+  }
+
+  outgoing(): XenOutgoing {
+    const { domain, qmp, uses, params } = this.#inspected;
+    return this.#outgoing = new XenOutgoing({
+      domain,
+      qmp,
+      uses,
+      memoryBytes: params.memory_bytes,
+      pipe: this.#pipe,
+      shouldRun: () => this.#shouldRun,
+      onSuspended: ({ paused }) => this.#shouldRun = !paused,
+    });
+  }
+
+  /** Lets the guest run on under its own name if it is meant to and does not. */
+  async restore(): Promise<void> {
+    await recoverDomain(this.#inspected.domain, { pipe: this.#pipe, run: true });
+  }
+
+  /** The guest runs elsewhere: ends it here. */
+  async quit(_signal: AbortSignal): Promise<void> {
+    await this.#outgoing!.handOver();
+  }
+
+  async close(): Promise<void> {
+    this.#outgoing?.[Symbol.dispose]();
+    await this.#inspected.qmp.close();
+  }
+}
