@@ -19,6 +19,8 @@ const PINGS_BEFORE_SILENT = 4;
 export class Peer {
   readonly session: Session;
   readonly channel: ControlChannel;
+  /** Aborts with the reason when this connection is of no more use. */
+  readonly lost: AbortSignal;
   readonly #side: Side;
   #migration: Migration | undefined;
   #heard = 0;
@@ -36,6 +38,7 @@ export class Peer {
       ...(handlers ? { handlers } : {}),
       onNotification: (notification) => this.#hear(notification),
     });
+    this.lost = AbortSignal.any([session.signal, this.channel.signal]);
   }
 
   /** The sender's end: opens the control stream. */
@@ -63,11 +66,6 @@ export class Peer {
   /** From now on the peer's notifications are about this migration. */
   join(migration: Migration): void {
     this.#migration = migration;
-  }
-
-  /** Aborts with the reason when this connection is of no more use. */
-  get lost(): AbortSignal {
-    return AbortSignal.any([this.session.signal, this.channel.signal]);
   }
 
   /**

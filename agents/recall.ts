@@ -10,6 +10,8 @@ import { readReach } from "./connect.ts";
 import { askForOutcome, type Outcome } from "./outcome.ts";
 import { resolveAbandoned, resolveJournal } from "./resolve.ts";
 
+/** What an ended migration has left to be asked is kept for a week. */
+const TOMBSTONES_FOR_MS = 7 * 24 * 3_600_000;
 /** How long `resolve` tries to reach the receiver. */
 const ASK_MS = 5000;
 
@@ -50,6 +52,7 @@ export async function resolveLeftBehind(
   signal: AbortSignal,
 ): Promise<string[]> {
   try {
+    await state.prune(TOMBSTONES_FOR_MS);
     const resolved = await resolveAbandoned(state, { side: "destination", claims: null, signal });
     return resolved.map(({ migration_id, guest, done }) =>
       `Resolved migration ${migration_id} of '${guest}', whose agent was killed: ${

@@ -341,7 +341,7 @@ export class Receiver {
       this.inquiry.decide(outcome);
       await writeQuietly(
         this.#migration,
-        () => this.#journal!.update({ agent: null, note: error.message }),
+        () => this.#journal!.leave({ note: error.message }),
       );
       return;
     }
@@ -364,7 +364,7 @@ export class Receiver {
     await writeQuietly(this.#migration, async () => {
       if (!this.mayBeAsked) return await this.#journal?.remove();
       const note = error.message;
-      await this.#journal?.update({ state: outcome, agent: null, remains: [], note });
+      await this.#journal?.leave({ state: outcome, remains: [], note });
     });
     this.requests.refuse(error, Acceptance.refusal(outcome, error));
     this.inquiry.decide(outcome);

@@ -22,9 +22,12 @@ import { runStateOf } from "./journals.ts";
 
 /** QEMU may still write to its disks when it is told to end. */
 const QUIT_GRACE_MS = 10_000;
-/** Phases of the destination in which no handover can be on its way yet. */
+/**
+ * Phases of the destination in which no handover can be on its way yet. Not `ram`: what its journal
+ * says may be older than the answer after which the source hands over.
+ */
 const BEFORE_HANDOVER: ReadonlySet<JournalRecord["phase"]> = new Set(
-  ["preflight", "params", "mirror", "ram", null] as const,
+  ["preflight", "params", "mirror", null] as const,
 );
 
 type Event = SourceEvent | DestinationEvent;
@@ -35,6 +38,7 @@ export class Resolution {
   readonly #journal: Journal;
   readonly #ask: (record: JournalRecord) => Promise<Answer | null>;
   readonly #signal: AbortSignal;
+  readonly #before: JournalRecord["state"];
   /** Why the guest that was accepted here cannot go on. */
   #lost = "";
 
@@ -44,6 +48,7 @@ export class Resolution {
     options: { ask: (record: JournalRecord) => Promise<Answer | null>; signal: AbortSignal },
   ) {
     this.#journal = journal;
+    this.#before = journal.record.state;
     this.#ask = options.ask;
     this.#signal = options.signal;
   }
@@ -84,7 +89,9 @@ export class Resolution {
       error.undoErrors.push(...failures);
       throw error;
     }
-    const unasked = side === "source" || (state === "never_ran" && BEFORE_HANDOVER.has(phase));
+    // What an agent has written for a sender that may ask stays, whatever the phase.
+    const unasked = side === "source" ||
+      (this.#before === "preparing" && BEFORE_HANDOVER.has(phase));
     if (unasked) await this.#journal.remove();
     else await this.#journal.leave();
     return !unasked;
@@ -225,9 +232,6 @@ export class Resolution {
 /** Whether it may be undone once the migration is settled; else it belongs to the guest. */
 function mayGo(remain: Remain, record: JournalRecord): boolean {
   switch (record.state) {
-    case "handed_over":
-      // What is in that QEMU goes with it: it must not be let run.
-      return remain.kind !== "source_qemu";
     case "running":
       return remain.kind === "folder" && !holdsGuest(remain.path, record);
     case "ended":

@@ -225,12 +225,13 @@ class Sender {
     const { autoConverge } = this.#options;
     const outgoing = this.#outgoing = this.#guest.outgoing();
     migration.undo.add("restore the migration's parameters", () => outgoing.restore());
-    await migration.run("configure_ram", () =>
-      outgoing.configure({
-        bandwidthBytesPerS: ramBandwidth,
-        downtimeLimitMs,
-        autoConverge,
-      }, signal));
+    const bandwidthBytesPerS = ramBandwidth;
+    await migration.run("configure_ram", async () => {
+      const before = this.#guest.remain();
+      await outgoing.remember(signal);
+      await this.#journal!.replaceRemain(before, this.#guest.remain());
+      await outgoing.configure({ bandwidthBytesPerS, downtimeLimitMs, autoConverge }, signal);
+    });
     migration.undo.add("let the guest run on", () => this.#guest.restore());
     migration.undo.add("cancel the migration of the memory", () => outgoing.cancel());
     // Before that: `migrate_cancel` drains block I/O, and none may hang on the link.
@@ -314,16 +315,24 @@ class Sender {
       if (this.#options.sourceAfter === "quit") {
         await migration.run("quit", () => this.#guest.quit(signal));
       }
-      // A receiver that was asked again has heard all that it needs.
-      if (!this.#line!.peer.lost.aborted) {
-        await migration.run("finish", () => this.#line!.request("finish", {}, signal));
-      }
       await this.#journal!.remove();
     } catch (error) {
-      // The guest runs at the destination: nothing here can be a failure of the migration any more.
-      const { code, message } = toAgentError(error);
-      migration.report({ type: "warning", code, text: `After the handover: ${message}` });
+      this.#warnAtEnd(error);
+      await writeQuietly(migration, () => this.#journal!.leave());
     }
+    // A receiver that was asked again has heard all that it needs.
+    if (this.#line!.peer.lost.aborted) return;
+    try {
+      await migration.run("finish", () => this.#line!.request("finish", {}, signal));
+    } catch (error) {
+      this.#warnAtEnd(error);
+    }
+  }
+
+  /** The guest runs at the destination: nothing here can be a failure of the migration any more. */
+  #warnAtEnd(error: unknown): void {
+    const { code, message } = toAgentError(error);
+    this.#migration.report({ type: "warning", code, text: `After the handover: ${message}` });
   }
 
   /** Dials until the receiver goes on with this migration, and the mirrors with it. */
@@ -359,7 +368,7 @@ class Sender {
       this.account.owner = null;
       await writeQuietly(
         this.#migration,
-        () => journal!.update({ agent: null, note: error.message }),
+        () => journal!.leave({ note: error.message }),
       );
       return;
     }
@@ -372,10 +381,12 @@ class Sender {
     }
     error.undoErrors.push(...await this.#migration.undo.rollback());
     await told;
-    if (error.undoErrors.length === 0) {
-      await writeQuietly(this.#migration, async () => await journal?.remove());
-    } else {await writeQuietly(this.#migration, async () =>
-        await journal?.update({ agent: null, note: error.message }));}
+    // With its QEMU gone there is nothing in it that could be left.
+    const clean = error.undoErrors.length === 0 || this.#guest.qmp.ended.aborted;
+    await writeQuietly(
+      this.#migration,
+      async () => await (clean ? journal?.remove() : journal?.leave({ note: error.message })),
+    );
   }
 
   /** Lets go of everything that this program holds. */

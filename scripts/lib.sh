@@ -85,7 +85,8 @@ need_qemu() { need_packages qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-uti
 need_test_tools() {
   need_packages qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils nasm:nasm nbdkit:nbdkit \
     nbdinfo:libnbd-bin ip:iproute2 socat:socat ansible-playbook:ansible-core \
-    sshd:openssh-server ssh:openssh-client jq:jq zsh:zsh openssl:openssl tcpdump:tcpdump losetup:util-linux mount:mount setpriv:util-linux
+    sshd:openssh-server ssh:openssh-client jq:jq zsh:zsh openssl:openssl tcpdump:tcpdump losetup:util-linux mount:mount setpriv:util-linux \
+    mkfs.ext4:e2fsprogs
 }
 
 # A second, newer QEMU for the tests between versions; named by QEMU_NEWER if there is one already.
@@ -93,6 +94,16 @@ need_newer_qemu() {
   [ -z "${QEMU_NEWER:-}" ] || return 0
   "$ROOT/scripts/newer-qemu" "$TOOLS/newer-qemu" || return 0 # the tests say what they lack
   export QEMU_NEWER=$TOOLS/newer-qemu/qemu-system-x86_64
+}
+
+# The Xen hosts of the tests, built once for each state of their recipe; named by XEN_RIG if they are
+# there already.
+need_xen_rig() {
+  local recipe
+  [ -z "${XEN_RIG:-}" ] || return 0
+  recipe=$(cat "$ROOT"/test/xen/rig/* "$ROOT/scripts/private_apt.sh" | sha256sum | head -c 12)
+  "$ROOT/test/xen/rig/build" "$TOOLS/xen-rig-$recipe" || return 0 # the tests say what they lack
+  export XEN_RIG=$TOOLS/xen-rig-$recipe
 }
 
 # Builds dist/migrate-agent unless it is newer than everything that it is made of.

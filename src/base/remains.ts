@@ -32,6 +32,18 @@ export const RemainSchema = v.variant("kind", [
       parameters: v.record(name, v.number()),
     })),
   }),
+  /** The Xen domain on the source, with mirrors and nodes in its device model. */
+  v.strictObject({
+    kind: v.literal("xen_source"),
+    uuid: name,
+    /** The domain's own name: xl gives it another one while it hands it over. */
+    name,
+    qmp: path,
+    process: ProcessIdentitySchema,
+    should_run: v.boolean(),
+  }),
+  /** The Xen domain that is being received here, under whatever name. */
+  v.strictObject({ kind: v.literal("xen_domain"), uuid: name, name }),
 ]);
 
 export type Remain = v.InferOutput<typeof RemainSchema>;

@@ -34,7 +34,8 @@ export class Exports {
 
   /**
    * Starts the server and exports every target; gives the TCP port. Undo with `stop`, also after an
-   * error.
+   * error. After `stop` it can be started again, here or in another QEMU on the same disks: on the
+   * same port when `ports` is just that one.
    *
    * Each target is opened a second time, by nodes of our own: the guest's nodes may have any
    * options (throttling, no `discard`), and are inactive until the guest runs here; ours keep a
@@ -75,8 +76,14 @@ export class Exports {
   }
 
   /**
-   * Ends the server and closes the nodes; what was written is in the images. Must come before the
-   * guest runs here: its own nodes take the images' locks then. Can be called twice.
+   * Ends the server and closes the nodes; what was written is in the images, also what QEMU held back
+   * of a qcow2 image's tables. Must come before the guest runs here: its own nodes take the images'
+   * locks then. Can be called twice.
+   *
+   * It is also what mirrors must wait for that go on after a lost link (`MirrorSet.resume`): once it is
+   * done nothing that came over an old connection can still be written. And it must come before a QEMU
+   * is ended whose mirrors are to go on with the next one: they do not send again what was
+   * acknowledged.
    */
   async stop(signal: AbortSignal): Promise<void> {
     if (this.#listening) {

@@ -7,7 +7,7 @@ import { delay } from "../base/deadline.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import type { EventSubscription, QmpEvent } from "../qmp/events.ts";
 import type { QemuFeatures } from "./features.ts";
-import { MirrorKeeper } from "./mirror_keeper.ts";
+import { MirrorKeeper, RECONNECT_DELAY_S } from "./mirror_keeper.ts";
 import { cutOffNodes, endJob, mirrorNames } from "./mirror_traces.ts";
 import { type NbdConnections, waitConnected } from "./nbd_connections.ts";
 import type { Disk } from "./params.ts";
@@ -278,6 +278,7 @@ export class MirrorSet implements Disposable {
       server: nbd.type === "inet" ? { ...nbd, port: String(nbd.port) } : nbd,
       ...(tlsCreds === null ? {} : { "tls-creds": tlsCreds }),
       export: mirror.export,
+      ...(this.#keeper ? { "reconnect-delay": RECONNECT_DELAY_S } : {}),
       // A thin disk stays thin: zeroes are sent as "unmap", not as data.
       discard: "unmap",
       "detect-zeroes": "unmap",

@@ -6,10 +6,12 @@
 // What was measured (QEMU 7.2 and 10.0, packets dropped without a reset):
 // - A job whose requests wait for a dead connection does not hold up the guest by itself, but whatever
 //   drains block I/O then does. Once severed from outside, the requests fail at once and the job stops.
-// - QEMU's NBD client connects again by itself at the next request, also with `reconnect-delay` 0,
-//   which is left at that: with more than 0 requests wait for that time, and drains with them. It
-//   connects in the background: the requests that find no connection yet fail, and so the job stops
-//   again a few times until there is one.
+// - QEMU's NBD client connects again by itself at the next request. A request that finds its connection
+//   broken waits for the next one for as long as `reconnect-delay`; after that time, or with 0, requests
+//   fail until one has come about in the background, and the job stops again a few times. QEMU flushes
+//   every node when it stops the guest: on a node without a connection that fails, and with it the
+//   migration of the memory (7.2, status `failed` without a word of why). So the delay is one second,
+//   and `resume` waits for the connections of the jobs that had requests on their way.
 // - A server that carries out what it got over the old connection after what came over the new one
 //   makes the images differ. So jobs may go on only when nothing of the old can come any more: what the
 //   source had unsent is thrown away (`sever`), and the destination's server has been stopped, which
@@ -25,11 +27,15 @@ import type { NbdConnections } from "./nbd_connections.ts";
 
 /** How long the jobs may stop again and again before it is the destination's disk that is to blame. */
 const PATIENCE_MS = 10_000;
+/** Of the NBD nodes: long enough to connect over a link that is there, short for what waits for a dead one. */
+export const RECONNECT_DELAY_S = 1;
 const FIRST_RETRY_MS = 50;
 const MAX_RETRY_MS = 1000;
 /** What the jobs may take to stop once their connections are gone. */
 const SUSPEND_TIMEOUT_MS = 5000;
-const STOP_POLL_MS = 20;
+const POLL_MS = 20;
+/** So long no job may have stopped again before they are taken to go on. */
+const STEADY_MS = 200;
 
 /** A job's present series of stops. */
 interface Trouble {
@@ -48,6 +54,8 @@ export class MirrorKeeper implements Disposable {
   readonly #troubles = new Map<string, Trouble>();
   /** Connections over which something may have been written since the server was started. */
   #known = new Set<string>();
+  /** Jobs that an error has stopped: they have something to copy, and so will connect. */
+  readonly #interrupted = new Set<string>();
   #suspended = false;
   #lost = new AbortController();
 
@@ -93,28 +101,34 @@ export class MirrorKeeper implements Disposable {
     this.#suspended = true;
     await this.#connections.sever();
     const signal = AbortSignal.timeout(SUSPEND_TIMEOUT_MS);
-    await Promise.all(
-      this.#jobs.map((device) => this.#unlessSo("block-job-pause", device, signal)),
-    );
-    while ((await this.#queryJobs(signal)).some((job) => !isStopped(job))) {
-      await delay(STOP_POLL_MS, signal); // a job that was stopped by an error sends no second event
+    await this.#all("block-job-pause", signal);
+    for (;;) {
+      await this.#connections.sever(); // also those that requests on their way would go on over
+      if ((await this.#queryJobs(signal)).every(isStopped)) return;
+      await delay(POLL_MS, signal); // a job that was stopped by an error sends no second event
     }
-    await this.#connections.sever(); // one may have come about meanwhile
   }
 
   /**
    * Lets the jobs go on. The destination must have stopped its server since `suspend` and started it
-   * again at the same address. Resolves at once: a job connects at the next thing that it has to copy,
-   * and what then fails is told by the new `lost`.
+   * again at the same address. Resolves when those that had something on its way are connected; the
+   * others connect when they have something to copy.
+   * @throws the reason of the new `lost`
    */
-  async resume(signal: AbortSignal): Promise<void> {
+  async resume(stop: AbortSignal): Promise<void> {
     this.#known = new Set();
     this.#troubles.clear();
     this.#lost = new AbortController();
     this.#suspended = false;
-    await Promise.all(
-      this.#jobs.map((device) => this.#unlessSo("block-job-resume", device, signal)),
-    );
+    const signal = AbortSignal.any([stop, this.#lost.signal]);
+    await this.#all("block-job-resume", signal);
+    for (let steadyMs = 0; steadyMs < STEADY_MS; steadyMs += POLL_MS) {
+      const { size } = await this.#checkConnections();
+      const stopped = (await this.#queryJobs(signal)).some(isStopped);
+      if (stopped || size < this.#interrupted.size) steadyMs = 0;
+      await delay(POLL_MS, signal); // QEMU tells of no connection
+    }
+    this.#interrupted.clear();
   }
 
   [Symbol.dispose](): void {
@@ -128,7 +142,9 @@ export class MirrorKeeper implements Disposable {
       try {
         const { data } = await this.#errors.next(signal);
         const device = String(data.device);
-        if (this.#jobs.includes(device) && !this.#suspended) await this.#retry(device, signal);
+        if (!this.#jobs.includes(device)) continue;
+        this.#interrupted.add(device);
+        if (!this.#suspended) await this.#retry(device, signal);
       } catch (error) {
         if (!signal.aborted) this.#lost.abort(error);
       }
@@ -162,13 +178,10 @@ export class MirrorKeeper implements Disposable {
   }
 
   /** One that was known and is gone may have left something behind that the server still carries out. */
-  async #checkConnections(): Promise<void> {
+  async #checkConnections(): Promise<ReadonlySet<string>> {
     const up = await this.#connections.list();
-    if (this.#suspended) return;
-    if ([...this.#known].every((id) => up.has(id))) {
-      this.#known = up;
-      return;
-    }
+    if (this.#suspended) return up;
+    if ([...this.#known].every((id) => up.has(id))) return this.#known = up;
     throw new AgentError(
       "mirror_lost",
       "A mirror has lost its connection to the destination's NBD server",
@@ -188,6 +201,10 @@ export class MirrorKeeper implements Disposable {
   }
 
   /** QEMU refuses to pause a job that is paused, and to resume one that is not. */
+  async #all(command: "block-job-pause" | "block-job-resume", signal: AbortSignal): Promise<void> {
+    for (const device of this.#jobs) await this.#unlessSo(command, device, signal);
+  }
+
   async #unlessSo(
     command: "block-job-pause" | "block-job-resume",
     device: string,

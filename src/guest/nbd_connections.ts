@@ -22,6 +22,8 @@ const PROBE_TIMEOUT_MS = 5000;
  */
 const CONNECT_TIMEOUT_MS = 1500;
 const RETRY_MS = 100;
+const SEVER_TRIES = 10;
+const SEVER_RETRY_MS = 10;
 
 export interface NbdConnections {
   /** One name for each connection that is up; a name is never used again. */
@@ -48,8 +50,11 @@ export function tcpConnections(
       return new Set(up.map(({ id }) => id));
     },
     async sever() {
-      const done = await borrowSockets(pid, { fits, use: (socket) => socket.abort() });
-      if (done || (await listSockets(pid, fits)).length === 0) return;
+      for (let left = SEVER_TRIES; left > 0; left--) {
+        if (await borrowSockets(pid, { fits, use: (socket) => socket.abort() })) return;
+        if ((await listSockets(pid, fits)).length === 0) return;
+        await delay(SEVER_RETRY_MS); // QEMU closed or opened one at this very moment
+      }
       throw new AgentError(
         "cannot_sever",
         `Cannot end the connections of process ${pid} to the NBD server at ${quote(host)}, ` +
@@ -99,13 +104,13 @@ export async function waitConnected(adding: Promise<void>, options: {
   signal: AbortSignal;
 }): Promise<void> {
   const { what, connections, signal } = options;
-  const stop = AbortSignal.any([signal, AbortSignal.timeout(CONNECT_TIMEOUT_MS)]);
   const ended = adding.then(() => null, (error: Error) => error);
-  let error: Error | null | undefined = await abortable(ended, stop).catch(() => undefined);
+  const wait = (until: AbortSignal) => abortable(ended, until).catch(() => undefined);
+  let error = await wait(AbortSignal.any([signal, AbortSignal.timeout(CONNECT_TIMEOUT_MS)]));
   const late = error === undefined;
   while (error === undefined) {
     await connections?.sever();
-    error = await Promise.race([ended, delay(RETRY_MS).then(() => undefined)]);
+    error = await wait(AbortSignal.timeout(RETRY_MS));
   }
   if (late) signal.throwIfAborted();
   if (error === null) return;

@@ -62,11 +62,8 @@ export class OutgoingMigration implements Disposable {
     this.#stops = qmp.subscribe("STOP");
   }
 
-  /** Sets capabilities and limits, remembering what they were. Undo with `restore`. */
-  async configure(options: RamOptions, signal: AbortSignal): Promise<void> {
-    const wanted = new Set<string>(SOURCE_CAPABILITIES);
-    if (options.autoConverge) wanted.add("auto-converge");
-    const parameters = limitParameters(options);
+  /** Remembers what `configure` will change. */
+  async remember(signal: AbortSignal): Promise<void> {
     const [capabilities, current] = await Promise.all([
       this.#qmp.execute("query-migrate-capabilities", {}, { signal }),
       this.#qmp.execute("query-migrate-parameters", {}, { signal }),
@@ -77,8 +74,14 @@ export class OutgoingMigration implements Disposable {
         LIMITS.map((name) => [name, Number(current[name])]),
       ),
     };
+  }
+
+  /** Sets capabilities and limits. Undo with `restore`. */
+  async configure(options: RamOptions, signal: AbortSignal): Promise<void> {
+    const wanted = new Set<string>(SOURCE_CAPABILITIES);
+    if (options.autoConverge) wanted.add("auto-converge");
     await setCapabilities(this.#qmp, { wanted, known: this.#features.capabilities, signal });
-    await this.#qmp.execute("migrate-set-parameters", parameters, { signal });
+    await this.#qmp.execute("migrate-set-parameters", limitParameters(options), { signal });
   }
 
   /** What `configure` has changed, as it was; null while it has changed nothing. */
@@ -187,10 +190,8 @@ export async function cancelOutgoing(
   qmp: QmpClient,
   { canYank, signal }: { canYank: boolean; signal: AbortSignal },
 ): Promise<boolean> {
-  const ended = ["completed", "failed", "cancelled", "none"];
   using events = qmp.subscribe("MIGRATION");
-  const { status = "none" } = await qmp.execute("query-migrate", {}, { signal });
-  if (ended.includes(status)) return false;
+  if (!await isMigrating(qmp, signal)) return false;
   if (canYank) {
     try {
       const args = { instances: [{ type: "migration" }] };
@@ -201,9 +202,17 @@ export async function cancelOutgoing(
     }
   }
   await qmp.execute("migrate_cancel", {}, { signal });
-  await events.next(signal, ({ data }) => ended.includes(String(data.status)));
+  await events.next(signal, ({ data }) => ENDED.has(String(data.status)));
   return true;
 }
+
+/** Whether a migration goes on in that QEMU, whosever it is. */
+export async function isMigrating(qmp: QmpClient, signal: AbortSignal): Promise<boolean> {
+  const { status = "none" } = await qmp.execute("query-migrate", {}, { signal });
+  return !ENDED.has(status);
+}
+
+const ENDED: ReadonlySet<string> = new Set(["completed", "failed", "cancelled", "none"]);
 
 /** Puts capabilities and parameters back; for a QEMU that sends no memory any more. */
 export async function restoreSettings(

@@ -2,8 +2,10 @@
 // it since. The stop that the migration itself makes does not count.
 
 import { delay } from "../base/deadline.ts";
+import { AgentError } from "../base/errors.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import type { EventSubscription } from "../qmp/events.ts";
+import { isMigrating } from "./ram.ts";
 
 const RESTORE_TIMEOUT_MS = 10_000;
 const POLL_MS = 20;
@@ -59,15 +61,23 @@ export class RunState {
  * Lets a guest run on that a migration of its source has stopped, once that migration has ended; false
  * when nothing of the kind holds it up: it runs, or somebody else has stopped it (`paused`), or it
  * cannot run (`io-error`, `guest-panicked`, ...).
+ * @throws AgentError `guest_held` when a migration that goes on holds it
  */
 export async function letRunOn(qmp: QmpClient, signal: AbortSignal): Promise<boolean> {
   while (true) {
     const { status } = await qmp.execute("query-status", {}, { signal });
     // QEMU itself goes on from here, or to `postmigrate`, a moment after a migration has failed, and
     // refuses `cont` until then. Only to run on is an event.
-    if (status === "finish-migrate") await delay(POLL_MS, signal);
-    else if (status !== "postmigrate") return false;
-    else break;
+    if (status !== "finish-migrate") {
+      if (status !== "postmigrate") return false;
+      break;
+    }
+    if (await isMigrating(qmp, signal)) {
+      throw new AgentError("guest_held", "Another migration of this guest holds it stopped", {
+        hint: "end that one first (query-migrate, migrate_cancel)",
+      });
+    }
+    await delay(POLL_MS, signal);
   }
   await qmp.execute("cont", {}, { signal });
   return true;

@@ -13,6 +13,17 @@ import { type SettleOptions, settleSource } from "./settle_qemu.ts";
 const QEMU_GRACE_MS = 10_000;
 const LOOK_AGAIN_MS = 20;
 
+/** What is undone with Xen's own tools, of which this folder knows nothing. */
+export type XenRemain = Extract<Remain, { kind: "xen_source" | "xen_domain" }>;
+
+/** How a Xen remain is undone; src/xen/settle.ts does it. */
+export type SettleXen = (
+  remain: XenRemain,
+  options: SettleOptions & { mayRun: boolean },
+) => Promise<
+  void
+>;
+
 export interface SettleOutcome {
   /** What could not be undone, in the order in which it was given. */
   left: Remain[];
@@ -21,7 +32,7 @@ export interface SettleOutcome {
 
 /** Whether something that lives is to be ended or changed, and nothing that only lies about. */
 export function isLiving({ kind }: Remain): boolean {
-  return kind === "process" || kind === "pid_file" || kind === "source_qemu";
+  return kind !== "file" && kind !== "folder";
 }
 
 /**
@@ -31,7 +42,7 @@ export function isLiving({ kind }: Remain): boolean {
  */
 export async function settleRemains(
   remains: readonly Remain[],
-  options: SettleOptions & { mayRun: boolean },
+  options: SettleOptions & { mayRun: boolean; settleXen?: SettleXen },
 ): Promise<SettleOutcome> {
   const outcome: SettleOutcome = { left: [], failures: [] };
   const living = remains.filter(isLiving).reverse();
@@ -71,12 +82,16 @@ export function describeRemain(remain: Remain): string {
       return `end the QEMU that was started with the process id file ${quote(remain.path)}`;
     case "source_qemu":
       return `put the guest's QEMU (process ${remain.process.pid}) in order`;
+    case "xen_source":
+      return `put the Xen domain ${quote(remain.name)} in order`;
+    case "xen_domain":
+      return `destroy the Xen domain ${quote(remain.name)}`;
   }
 }
 
 async function settle(
   remain: Remain,
-  options: SettleOptions & { mayRun: boolean },
+  options: SettleOptions & { mayRun: boolean; settleXen?: SettleXen },
 ): Promise<void> {
   const { log } = options;
   switch (remain.kind) {
@@ -94,6 +109,10 @@ async function settle(
       return await endStarted(remain.path, options);
     case "source_qemu":
       return await settleSource(remain, options);
+    case "xen_source":
+    case "xen_domain":
+      if (!options.settleXen) throw new Error("this is no Xen host");
+      return await options.settleXen(remain, options);
   }
 }
 

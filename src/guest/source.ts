@@ -37,7 +37,9 @@ export interface SourceGuest {
 
 /** Memory and device state on their way out through a local unix socket. */
 export interface Outgoing extends Disposable {
-  /** Sets the limits, remembering what they were. Undo with `restore`. */
+  /** Remembers what `configure` will change; `remain` tells it from then on. */
+  remember(signal: AbortSignal): Promise<void>;
+  /** Sets the limits. Undo with `restore`. */
   configure(options: RamOptions, signal: AbortSignal): Promise<void>;
   restore(): Promise<void>;
   /** Changes limits while it goes on. */

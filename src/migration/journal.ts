@@ -60,6 +60,13 @@ export class Journal {
     }));
   }
 
+  /** More is known of it than before. */
+  replaceRemain(old: Remain, remain: Remain): Promise<void> {
+    return this.#change(({ remains }) => ({
+      remains: remains.map((other) => isDeepStrictEqual(other, old) ? remain : other),
+    }));
+  }
+
   /** It is undone, or is meant to stay. */
   dropRemain(remain: Remain): Promise<void> {
     return this.#change(({ remains }) => ({
@@ -68,8 +75,8 @@ export class Journal {
   }
 
   /** This process works on it no more, though it may live on; the file stays, to be asked. */
-  leave(): Promise<void> {
-    return this.update({ agent: null, control: null });
+  leave(last: JournalChange = {}): Promise<void> {
+    return this.update({ ...last, agent: null, control: null });
   }
 
   /** Ended, and nobody will ask for it: the file goes. */

@@ -3,6 +3,7 @@
 // is no other place that decides who owns the guest. Knows neither QEMU nor files nor the wire.
 
 import { AgentError, type Side } from "../base/errors.ts";
+import { type PhaseName, PHASES } from "./phases.ts";
 
 export type SourceState = "owning" | "handover_sent" | "handed_over" | "kept";
 export type DestinationState = "preparing" | "accepted" | "running" | "never_ran" | "ended";
@@ -24,7 +25,7 @@ export const STATES: { readonly [S in Side]: Readonly<Record<StateOf[S], StateFa
     handover_sent: {
       mayRun: false,
       settled: false,
-      meaning: "the handover may have been sent and no answer is known: the guest stays paused",
+      meaning: "the handover may have been sent and no answer is known: the guest is not let run",
     },
     handed_over: {
       mayRun: false,
@@ -76,7 +77,10 @@ export const COMMON_EVENTS = {
 
 export type SourceEvent = CommonEvent | keyof typeof SOURCE_EVENTS;
 export const SOURCE_EVENTS = {
+  hand_over: "the guest is stopped, and the last of it is on its way",
   send_handover: "the destination has everything",
+  not_sent:
+    "something fails, or somebody cancels, and the agent knows that it has sent no handover",
   answer_running: "the destination answers `running`",
   answer_never_ran: "the destination answers `never_ran`, or refuses the handover",
   answer_ended: "the destination answers `ended`",
@@ -114,6 +118,8 @@ export interface Rule<S extends Side = Side> {
   readonly after?: readonly Effect[];
   /** Told to the source at the very end. */
   readonly answer?: Answer;
+  /** The answer need not wait for the journal: what was durable before bears it out. */
+  readonly answerFirst?: true;
   /** The event that follows at once. */
   readonly followedBy?: EventOf[S];
   /** Why whoever asked for it is told no. */
@@ -130,7 +136,14 @@ export const SOURCE_RULES: readonly Rule<"source">[] = [
     next: "kept",
     note: "a guest whose QEMU died is still the source's, with its disks",
   },
-  { state: "owning", on: ["send_handover"], next: "handover_sent", after: ["send_handover"] },
+  {
+    state: "owning",
+    on: ["hand_over"],
+    next: "handover_sent",
+    note: "written while the last of the guest is on its way: the pause is shorter",
+  },
+  { state: "handover_sent", on: ["send_handover"], after: ["send_handover"] },
+  { state: "handover_sent", on: ["not_sent"], next: "owning", followedBy: "failure" },
   { state: "owning", on: ["keep_destination"], refused: "the guest was not handed over" },
   {
     state: "handover_sent",
@@ -205,7 +218,14 @@ export const DESTINATION_RULES: readonly Rule<"destination">[] = [
     on: ["keep_destination"],
     refused: "the guest was not accepted here: it is the source's",
   },
-  { state: "accepted", on: ["cont_done"], next: "running", answer: "running" },
+  {
+    state: "accepted",
+    on: ["cont_done"],
+    next: "running",
+    answer: "running",
+    answerFirst: true,
+    note: "`accepted` is durable, which is enough for the answer",
+  },
   {
     state: "accepted",
     on: ["cont_refused", "qemu_died"],
@@ -230,13 +250,13 @@ export const DESTINATION_RULES: readonly Rule<"destination">[] = [
     answer: "uncertain",
     note: "the guest may have written to the disks: an operator decides",
   },
+  { state: "accepted", on: ["cancel"], refused: "the guest was accepted here" },
   {
     state: "accepted",
-    on: ["failure", "cancel", "link_lost"],
-    refused: "the guest was accepted here",
+    on: ["handover", "ask", "resolve", "failure", "link_lost"],
+    after: ["run_guest"],
     note: "the handover goes on",
   },
-  { state: "accepted", on: ["handover", "ask", "resolve"], after: ["run_guest"] },
   {
     state: "accepted",
     on: ["cannot_continue"],
@@ -249,15 +269,15 @@ export const DESTINATION_RULES: readonly Rule<"destination">[] = [
     first: ["end_guest"],
     next: "ended",
     answer: "ended",
-    note: "does what `resolve` does first, and is heard only after `cannot_continue`",
+    note: "refused while the guest runs here",
   },
   {
     state: "accepted",
     on: ["keep_destination"],
     next: "running",
     answer: "running",
-    note: "does what `resolve` does first, and is heard only after `cannot_continue`: " +
-      "the guest counts as here, and is started anew from the disks of the destination",
+    note: "does what `resolve` does first; after `cannot_continue` the guest counts as here, and " +
+      "is started anew from the disks of the destination",
   },
   {
     state: "running",
@@ -287,6 +307,15 @@ function settledWithout(
 /** Whether that side may let the guest run, by its journal's state. */
 export function mayRun<S extends Side>(side: S, state: StateOf[S]): boolean {
   return STATES[side][state].mayRun;
+}
+
+/**
+ * Whether the source may have written `handover_sent` when the destination is in that phase. Then the
+ * destination's journal stays until the source has said that its own outcome is durable.
+ */
+export function mayBeAskedIn(phase: PhaseName | null): boolean {
+  const names = PHASES.map(({ name }) => name);
+  return phase !== null && names.indexOf(phase) >= names.indexOf("ram");
 }
 
 /** Whether nothing is left to decide on that side; a settled state never changes. */

@@ -13,11 +13,13 @@ import {
   journalName,
   listJournals,
   readJournal,
+  removeJournal,
   removeLeftovers,
   trustAll,
   writeJournal,
 } from "./journal_file.ts";
 import {
+  factsOf,
   JOURNAL_FORMAT,
   JOURNAL_VERSION,
   type JournalRecord,
@@ -67,6 +69,22 @@ export class StateFolder {
    */
   nextSocketPath(): string {
     return `${this.path}/agent-${Deno.pid}-${++sockets}.sock`;
+  }
+
+  /**
+   * Removes the journals of migrations that were settled so long ago that nobody asks any more; what is
+   * not undone yet keeps its journal.
+   */
+  prune(olderThanMs: number): Promise<void> {
+    return withFolderLock(this.path, async () => {
+      for (const entry of await this.list()) {
+        if ("problem" in entry) continue;
+        const { record, path } = entry;
+        const old = Date.now() - Date.parse(record.updated_at) > olderThanMs;
+        const done = factsOf(record).settled && record.remains.length === 0;
+        if (old && done && !await hasLivingAgent(record)) await removeJournal(path);
+      }
+    });
   }
 
   /** Every journal, by name; what is damaged or foreign with the reason. */

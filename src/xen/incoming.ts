@@ -4,10 +4,11 @@
 // decided so. Specification: docs/xen.md, "The conversation".
 
 import { abortable } from "../base/deadline.ts";
-import { AgentError, toAgentError } from "../base/errors.ts";
+import { toAgentError } from "../base/errors.ts";
 import type { RegisterUndo } from "../guest/destination.ts";
 import {
   BANNER,
+  type ByteSource,
   conversationError,
   PERMISSION,
   readExactly,
@@ -28,16 +29,11 @@ export interface XenIncomingOptions {
   uuid: string;
   /** The domain's configuration at this host, as JSON. */
   config: string;
-  /** Whether the guest is meant to run: xl is told at its start, and `resume` has the last word. */
+  /** Whether the guest is meant to run: xl is told at its start; `resume` has the last word. */
   running: boolean;
   /** Resolves when the images are free for the device model. */
   imagesFree: Promise<void>;
 }
-
-type Bytes = {
-  read(into: Uint8Array): Promise<number | null>;
-  write(data: Uint8Array): Promise<number>;
-};
 
 export class XenIncoming implements Disposable {
   readonly #options: XenIncomingOptions;
@@ -46,17 +42,23 @@ export class XenIncoming implements Disposable {
   #listener: Deno.UnixListener | undefined;
   #conn: Deno.UnixConn | undefined;
   #xl: XlProcess | undefined;
-  #pipes: Bytes | undefined;
+  #toXl: WritableStreamDefaultWriter<Uint8Array> | undefined;
+  #fromXl: ByteSource | undefined;
   #ending = false;
 
   constructor(options: XenIncomingOptions) {
     this.#options = options;
-    this.#loaded.promise.catch(() => {});
+    this.#loaded.promise.catch(() => {}); // `waitLoaded` awaits it
   }
 
-  /** Aborts when xl has ended, or what came for it was wrong. */
+  /** Aborts when xl has ended too early, or what came for it was wrong. */
   get failed(): AbortSignal {
     return this.#failed.signal;
+  }
+
+  /** The process of `xl migrate-receive`, for a journal; null before `listen`. */
+  get xlPid(): number | null {
+    return this.#xl?.pid ?? null;
   }
 
   /** Starts xl and listens on the unix socket `path` for what it shall receive. */
@@ -66,15 +68,12 @@ export class XenIncoming implements Disposable {
     options.onEffect("destroy the domain that was received", () => this.abort());
     const args = this.#options.running ? ["migrate-receive"] : ["migrate-receive", "-p"];
     const xl = this.#xl = XlProcess.start(args, "piped");
+    this.#toXl = xl.child.stdin.getWriter();
+    this.#fromXl = byteSource(xl.child.stdout);
     xl.ended.then((end) => {
       if (!this.#ending) this.#fail(xlFailure("xl migrate-receive", end));
     });
-    const from = xl.child.stdout.getReader({ mode: "byob" } as never);
-    void from;
-    return this.#serve(listener, xl);
-  }
-
-  #serve(_listener: Deno.UnixListener, _xl: XlProcess): Promise<void> {
+    this.#relay(listener).catch((error) => this.#fail(error));
     return Promise.resolve();
   }
 
@@ -83,10 +82,108 @@ export class XenIncoming implements Disposable {
     await abortable(this.#loaded.promise, AbortSignal.any([signal, this.#failed.signal]));
   }
 
+  /**
+   * Lets xl have its way: the guest gets its name and, if it is to run, runs from now on.
+   * @throws AgentError `xl_refused`: it has not run, and xl has destroyed it. After any other error it
+   *   may have run.
+   */
+  async resume(run: boolean): Promise<Date> {
+    this.#failed.signal.throwIfAborted();
+    this.#ending = true;
+    await this.#write(PERMISSION);
+    await readMessage(this.#fromXl!, REPORT);
+    const [status] = await readExactly(this.#fromXl!, 1);
+    const resumedAt = new Date();
+    const end = await this.#xl!.waitEnd(XL_END_TIMEOUT_MS);
+    if (status !== 0) throw xlFailure("xl migrate-receive", end);
+    if (run !== this.#options.running) {
+      const domain = await this.#findDomain();
+      if (domain) await setPaused(domain.domid, !run);
+    }
+    return resumedAt;
+  }
+
+  /** Ends what was begun: xl first, because the end of its input would count as the stream's. */
+  async abort(): Promise<void> {
+    this.#ending = true;
+    this.#xl?.terminate();
+    await this.#xl?.waitEnd(XL_END_TIMEOUT_MS);
+    const domain = await this.#findDomain();
+    if (domain) await destroyDomain(domain.domid);
+    this[Symbol.dispose]();
+  }
+
+  [Symbol.dispose](): void {
+    for (const held of [this.#listener, this.#conn]) {
+      try {
+        held?.close();
+      } catch (error) {
+        if (!(error instanceof Deno.errors.BadResource)) throw error; // closed already
+      }
+    }
+  }
+
+  async #relay(listener: Deno.UnixListener): Promise<void> {
+    const conn = this.#conn = await listener.accept();
+    listener.close();
+    const back = this.#back(conn);
+    await Promise.all([this.#forward(conn), back]);
+  }
+
+  async #forward(conn: Deno.UnixConn): Promise<void> {
+    const framing = new Framing();
+    const buffer = new Uint8Array(CHUNK_BYTES);
+    while (true) {
+      const count = await conn.read(buffer);
+      // Not passed on: to xl the end of its input is the end of the stream.
+      if (count === null) return;
+      for (const { kind, bytes } of framing.feed(buffer.subarray(0, count))) {
+        if (kind === "after") throw conversationError("the stream goes on after its end");
+        if (kind === "end") await this.#options.imagesFree;
+        await this.#write(kind === "header" ? makeHeader(this.#options.config) : bytes);
+      }
+    }
+  }
+
+  async #back(conn: Deno.UnixConn): Promise<void> {
+    for (const message of [BANNER, READY]) {
+      await readMessage(this.#fromXl!, message);
+      if (message === READY) this.#loaded.resolve();
+      await writeAll(conn, message);
+    }
+  }
+
+  async #write(bytes: Uint8Array): Promise<void> {
+    await this.#toXl!.write(bytes);
+  }
+
+  async #findDomain() {
+    return (await listDomains()).find(({ uuid }) => uuid === this.#options.uuid);
+  }
+
   #fail(error: unknown): void {
     if (this.#ending) return;
     const failure = toAgentError(error, { side: "destination" });
     this.#failed.abort(failure);
     this.#loaded.reject(failure);
   }
+}
+
+/** A web stream as something that is read into buffers. */
+function byteSource(stream: ReadableStream<Uint8Array>): ByteSource {
+  const reader = stream.getReader();
+  let rest = new Uint8Array(0);
+  return {
+    async read(into) {
+      while (rest.length === 0) {
+        const { value, done } = await reader.read();
+        if (done) return null;
+        rest = new Uint8Array(value);
+      }
+      const count = Math.min(rest.length, into.length);
+      into.set(rest.subarray(0, count));
+      rest = rest.subarray(count);
+      return count;
+    },
+  };
 }

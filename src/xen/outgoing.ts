@@ -9,7 +9,8 @@
 import { abortable, delay } from "../base/deadline.ts";
 import { AgentError, toAgentError } from "../base/errors.ts";
 import { endJob, isMirrorJob } from "../guest/mirror_traces.ts";
-import type { RamOptions, RamProgress } from "../guest/ram.ts";
+import type { RamLimits, RamOptions, RamProgress } from "../guest/ram.ts";
+import type { Outgoing } from "../guest/source.ts";
 import { QmpClient } from "../qmp/client.ts";
 import {
   BANNER,
@@ -24,6 +25,7 @@ import { type DomainIdentity, libxlSocket } from "./domain.ts";
 import { checkUnchanged, type DiskUse } from "./domain_disks.ts";
 import { Framing } from "./framing.ts";
 import { migrateArguments, openPipeSocket, type PipeCommand, recoverDomain } from "./recovery.ts";
+import { Pacer } from "./pacer.ts";
 import { type DomainState, queryState } from "./xl.ts";
 import { xlFailure, XlProcess } from "./xl_process.ts";
 import { readBackends, watchDomains } from "./xenstore.ts";
@@ -47,12 +49,12 @@ export interface XenOutgoingOptions {
   onSuspended: (state: DomainState) => void;
 }
 
-export class XenOutgoing implements Disposable {
+export class XenOutgoing implements Outgoing {
   readonly #options: XenOutgoingOptions;
   readonly #failed = new AbortController();
   readonly #holding = Promise.withResolvers<void>();
   readonly #asked = Promise.withResolvers<void>();
-  #bandwidthBytesPerS = 0;
+  readonly #pacer = new Pacer();
   #xl: XlProcess | undefined;
   #conn: Deno.UnixConn | undefined;
   #network: Deno.UnixConn | undefined;
@@ -70,8 +72,23 @@ export class XenOutgoing implements Disposable {
   }
 
   /** The limit on the memory's rate; the other settings are QEMU's and mean nothing to xl. */
-  configure(options: RamOptions, _signal?: AbortSignal): Promise<void> {
-    this.#bandwidthBytesPerS = options.bandwidthBytesPerS;
+  configure(options: RamOptions): Promise<void> {
+    return this.adjust(options);
+  }
+
+  /** Changes the limit while it goes on. */
+  adjust({ bandwidthBytesPerS }: Pick<RamLimits, "bandwidthBytesPerS">): Promise<void> {
+    if (bandwidthBytesPerS !== null) this.#pacer.setRate(bandwidthBytesPerS);
+    return Promise.resolve();
+  }
+
+  /** There is nothing of the domain's that `configure` changes. */
+  remember(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  /** See `remember`. */
+  restore(): Promise<void> {
     return Promise.resolve();
   }
 
@@ -194,7 +211,7 @@ export class XenOutgoing implements Disposable {
         this.#askedForPermission = true;
         this.#asked.resolve();
       }
-      await this.#pace();
+      await this.#pacer.pace(count, this.#failed.signal);
     }
   }
 
@@ -236,13 +253,6 @@ export class XenOutgoing implements Disposable {
   async #answer(bytes: Uint8Array): Promise<void> {
     this.#answered = true;
     await writeAll(this.#conn!, bytes);
-  }
-
-  async #pace(): Promise<void> {
-    if (this.#bandwidthBytesPerS <= 0) return;
-    const dueMs = this.#startedMs + this.#sentBytes / this.#bandwidthBytesPerS * 1000;
-    const waitMs = dueMs - performance.now();
-    if (waitMs > 1) await delay(waitMs, this.#failed.signal);
   }
 
   async #reportProgress(

@@ -1,21 +1,29 @@
 // A Xen domain as the source's story sees a guest: inspected, sent, let run on, or ended.
 
+import { identifyProcess, type ProcessIdentity } from "../base/process_identity.ts";
+import type { Remain } from "../base/remains.ts";
 import type { DiskChoice } from "../guest/disks.ts";
 import type { QemuFeatures } from "../guest/features.ts";
 import type { XenParams } from "../guest/params.ts";
+import type { SourceGuest } from "../guest/source.ts";
 import type { QmpClient } from "../qmp/client.ts";
-import { type InspectedDomain, inspectDomain } from "./domain.ts";
+import { inspectDomain, type InspectedDomain } from "./domain.ts";
 import { XenOutgoing } from "./outgoing.ts";
 import { type PipeCommand, recoverDomain } from "./recovery.ts";
 
-export class XenSource {
+export class XenSource implements SourceGuest {
+  readonly process: ProcessIdentity;
   readonly #inspected: InspectedDomain;
   readonly #pipe: PipeCommand;
   #shouldRun: boolean;
   #outgoing: XenOutgoing | undefined;
 
-  private constructor(inspected: InspectedDomain, pipe: PipeCommand) {
+  private constructor(
+    inspected: InspectedDomain,
+    { process, pipe }: { process: ProcessIdentity; pipe: PipeCommand },
+  ) {
     this.#inspected = inspected;
+    this.process = process;
     this.#pipe = pipe;
     this.#shouldRun = inspected.params.running;
   }
@@ -29,7 +37,9 @@ export class XenSource {
     name: string,
     options: { choice: DiskChoice; pipe: PipeCommand; signal: AbortSignal },
   ): Promise<XenSource> {
-    return new XenSource(await inspectDomain(name, options), options.pipe);
+    const inspected = await inspectDomain(name, options);
+    const process = await identifyProcess(inspected.pid);
+    return new XenSource(inspected, { process, pipe: options.pipe });
   }
 
   get params(): XenParams {
@@ -49,17 +59,25 @@ export class XenSource {
     return this.#inspected.qmp;
   }
 
-  get pid(): number {
-    return this.#inspected.pid;
-  }
-
   /** Aborts when the device model is gone. */
-  get ended(): AbortSignal {
+  get failed(): AbortSignal {
     return this.#inspected.qmp.ended;
   }
 
   get shouldRun(): boolean {
     return this.#shouldRun;
+  }
+
+  remain(): Remain {
+    const { domain: { uuid, name }, qmp } = this.#inspected;
+    return {
+      kind: "xen_source",
+      uuid,
+      name,
+      qmp: qmp.path,
+      process: this.process,
+      should_run: this.#shouldRun,
+    };
   }
 
   outgoing(): XenOutgoing {

@@ -68,11 +68,16 @@ export class MirrorScene implements AsyncDisposable {
     const source = await startGuest(attach(...paths), { signal, binary, netns: net.left.netns });
     const { params: { disks }, features } = await inspectGuest(source.monitor, {
       qemuPid: source.pid,
-      choice: { copyStorage: true, only: [], exclude: [] },
+      choice: { copyStorage: true, only: null, exclude: [] },
       signal,
     });
     const folder = await makePrivateFolder({ pid: source.pid });
-    return new MirrorScene(net, options, { temp, source, disks, features, folder });
+    const scene = new MirrorScene(net, options, { temp, source, disks, features, folder });
+    for (const [index, { virtual_size_bytes: sizeBytes }] of disks.entries()) {
+      const path = scene.target(index);
+      await makeImage(path, { format: formatOf(path), sizeBytes, signal });
+    }
+    return scene;
   }
 
   /** Where the disk with that number is at the destination. */
@@ -80,27 +85,17 @@ export class MirrorScene implements AsyncDisposable {
     return this.#temp.file(`target-${NAMES[index]}`);
   }
 
-  /** A new destination QEMU that waits for the guest; its disks are made if they are not there. */
+  /** A new destination QEMU that waits for the guest, with the disks that are there already. */
   async startDestination(): Promise<TestVm> {
     const { binary, signal } = this.#options;
     const paths = this.disks.map((_, index) => this.target(index));
-    for (const [index, path] of paths.entries()) {
-      const format = formatOf(path);
-      const sizeBytes = this.disks[index]!.virtual_size_bytes;
-      await makeImage(path, { format, sizeBytes, signal }).catch((error) => {
-        if (!(error instanceof Deno.errors.AlreadyExists)) throw error;
-      });
-    }
     const args = ["-m", "64", ...attach(...paths), "-incoming", "defer", "-S"];
     const { netns } = this.net.right;
     return this.#held.use(await TestVm.start(args, { signal, binary, netns }));
   }
 
   /** Serves the disks at `port`, any at first, with the key of this scene. */
-  async serve(
-    vm: TestVm,
-    port: number | null,
-  ): Promise<{ exports: Exports; port: number; names: string[] }> {
+  async serve(vm: TestVm, port: number | null) {
     const { signal } = this.#options;
     const folder = this.#held.use(await makePrivateFolder({ pid: vm.pid }));
     const credentials = new PskCredentials(vm.monitor, folder);
@@ -115,14 +110,19 @@ export class MirrorScene implements AsyncDisposable {
         note: null,
       })),
     );
-    const ports = port === null ? null : { first: port, last: port };
     const { address: host } = this.net.right;
-    const started = await exports.start({
-      listen: { type: "inet", host, ports },
-      tlsCreds,
-      signal,
-    });
-    return { exports, port: started.port!, names: started.exports.map((e) => e.export) };
+    const listen = (at: number | null) => {
+      const ports = at === null ? null : { first: at, last: at };
+      return exports.start({ listen: { type: "inet", host, ports }, tlsCreds, signal });
+    };
+    const { port: chosen, exports: started } = await listen(port);
+    return {
+      exports,
+      port: chosen!,
+      names: started.map((one) => one.export),
+      /** After `exports.stop`. */
+      serveAgain: () => listen(chosen),
+    };
   }
 
   /** The mirrors to `port`, not started. */

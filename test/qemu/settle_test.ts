@@ -174,21 +174,23 @@ for (const until of ["key", "mirror", "ready", "stopped"] as const) {
   });
 }
 
-Deno.test({
-  name: "settle: mirrors whose server has died, and then a part of it by hand",
-  ...needs,
-  async fn() {
-    const signal = AbortSignal.timeout(LIMIT_MS);
-    await using scene = await Scene.start(signal);
-    const { vm, server, before } = scene;
-    const remain = await scene.leaveBehind("ready", { signal });
-    server.kill("SIGKILL");
-    await abortable(server.ended, signal);
-    await vm.monitor.execute("object-del", { id: "migrate-agent-psk" }, { signal });
-    await settle(remain, signal);
-    await assertUntouched(vm, { before, signal });
-  },
-});
+for (const until of ["ready", "stopped"] as const) {
+  Deno.test({
+    name: `settle: mirrors (${until}) whose server has died, and then a part of it by hand`,
+    ...needs,
+    async fn() {
+      const signal = AbortSignal.timeout(LIMIT_MS);
+      await using scene = await Scene.start(signal);
+      const { vm, server, before } = scene;
+      const remain = await scene.leaveBehind(until, { signal });
+      server.kill("SIGKILL");
+      await abortable(server.ended, signal);
+      await vm.monitor.execute("object-del", { id: "migrate-agent-psk" }, { signal });
+      await settle(remain, signal);
+      await assertUntouched(vm, { before, signal });
+    },
+  });
+}
 
 Deno.test({
   name:
@@ -211,6 +213,22 @@ Deno.test({
     assertEquals(await vm.runState(signal), "paused");
     const { status } = await vm.monitor.execute("query-migrate", {}, { signal });
     assert(status === "setup" || status === "active", status);
+  },
+});
+
+Deno.test({
+  name: "settle: a guest that a strange migration holds stopped is told, not waited for",
+  ...needs,
+  async fn() {
+    const signal = AbortSignal.timeout(LIMIT_MS);
+    await using scene = await Scene.start(signal);
+    const remain = await scene.leaveBehind("stopped", { signal });
+    assert(remain.kind === "source_qemu");
+    const options = { mayRun: true, signal, log: () => {} };
+    const { failures } = await settleRemains([{ ...remain, settings: null }], options);
+    assertEquals(failures.map(({ message }) => message.includes("Another migration")), [true]);
+    await settle(remain, signal);
+    await assertUntouched(scene.vm, { before: scene.before, signal });
   },
 });
 

@@ -31,10 +31,12 @@ export class StoryJournals {
     return this.read(side)?.state ?? null;
   }
 
-  /** Whether that side's guest may run by its journal. Before there is one, only the source's may. */
-  mayRun(side: Side): boolean {
-    const state = this.stateOf(side);
-    return state === null ? side === "source" : mayRun(side, state as never);
+  /** Whether each side's journal lets it run the guest: what must never be. */
+  get bothMayRun(): boolean {
+    return (["source", "destination"] as const).every((side) => {
+      const state = this.stateOf(side);
+      return state !== null && mayRun(side, state as never);
+    });
   }
 
   /** What of the folders is neither a journal nor the lock. */

@@ -3,6 +3,7 @@
 
 import { assert, assertEquals } from "@std/assert";
 import type { AccountEvent } from "../../src/migration/events.ts";
+import { isOver } from "./journals.ts";
 import type { QemuResult, StoryResult } from "./story.ts";
 
 /** The capabilities and parameters that the source began with: a failed migration puts them back. */
@@ -16,6 +17,7 @@ export function checkOutcome(story: StoryResult): void {
   checkAccount(sender, "sender");
   if (receiver) checkAccount(receiver, "receiver");
   assertEquals(destination.exports, [], "no export is left");
+  checkJournals(story);
 
   if (destination.ran) {
     assert(!isRunning(source), "the guest went over: it may not run at the source");
@@ -44,6 +46,27 @@ export function checkOutcome(story: StoryResult): void {
   assertEquals(capabilities.map(([name]) => name), UNTOUCHED.capabilities, "capabilities");
   assertEquals(source.parameters["max-bandwidth"], UNTOUCHED.bandwidth, "max-bandwidth");
   assertEquals(sender.error!.undo, [], "what the sender could not undo");
+}
+
+/**
+ * A journal outlives its migration only to be asked, or because there is something to be decided: then
+ * the account says so too.
+ */
+function checkJournals({ journals, sender, receiver }: StoryResult): void {
+  for (const record of Object.values(journals)) {
+    assertEquals(record?.agent ?? null, null, "no journal names an agent that works on it");
+    assertEquals(record?.control ?? null, null, "no journal names a socket");
+  }
+  const { source, destination } = journals;
+  const uncertain = sender.owner === null;
+  assertEquals(source?.state ?? null, uncertain ? "handover_sent" : null, "the source's journal");
+  if (destination === null) return;
+  if (!isOver(destination)) {
+    assertEquals([destination.state, receiver?.owner], ["accepted", null], "nobody knows");
+  }
+  const ran = destination.state === "running";
+  if (ran) assertEquals(receiver?.owner, "destination");
+  assert(ran || destination.remains.length === 0, "what never ran has left nothing");
 }
 
 /** The account of a run that failed names side, phase and code; of one that did not, no error. */

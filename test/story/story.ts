@@ -1,18 +1,37 @@
 // One migration by both stories, the real ones, between two fake QEMUs over a connection with a test
 // in the middle. A fault strikes at a point that a run without faults has passed.
 
-import { AgentError, type Side } from "../../src/base/errors.ts";
+import { faultAt } from "../../agents/fault.ts";
+import { recallOutcome } from "../../agents/recall.ts";
+import { type ReceptionOptions, serveConnection } from "../../agents/reception.ts";
 import { send } from "../../agents/sender.ts";
-import { receive } from "../../agents/receiver.ts";
+import { AgentError, type Side, toAgentError } from "../../src/base/errors.ts";
 import type { SendOptions } from "../../src/cli/send_command.ts";
 import type { AccountEvent, AgentEvent } from "../../src/migration/events.ts";
+import type { JournalRecord } from "../../src/migration/journal_record.ts";
 import { Migration } from "../../src/migration/migration.ts";
+import { type DestinationState, mayRun } from "../../src/migration/ownership.ts";
 import type { PhaseName } from "../../src/migration/phases.ts";
+import { StateFolder } from "../../src/migration/state_folder.ts";
 import { TempDir } from "../lib/temp.ts";
 import { FakeHost } from "./fake_host.ts";
 import { DISK_BYTES } from "./fake_block.ts";
 import { type CommandFate, FakeQemu, type Stall } from "./fake_qemu.ts";
+import { listFolder, StoryJournals } from "./journals.ts";
 import { type WireFate, WireTap } from "./wire_tap.ts";
+
+/** Far above what anything here takes on a machine that is busy. */
+const PEER_TIMEOUT_MS = 10_000;
+const HANDOVER_TIMEOUT_MS = 10_000;
+const HANDOVER = "source handover asks handover";
+/** Who calls: nobody has to prove anything. */
+const CALLER = {
+  peer: "story",
+  reachedHost: "127.0.0.1",
+  encrypted: false,
+  migrationId: "",
+  rememberFor: () => () => {},
+};
 
 /** Something that a side did: a QMP command that it ran, or a message that it sent. */
 export interface Point {
@@ -28,6 +47,10 @@ export interface Point {
 export type FaultKind =
   | Exclude<CommandFate, undefined>
   | Exclude<WireFate, "pass">
+  /** The connection is lost; the sender can reach the receiver again. */
+  | "cut"
+  /** Lost, and nobody is reached any more. */
+  | "cut for good"
   /** Bytes from the peer that are no frame. */
   | "noise"
   | "cancel source"
@@ -42,6 +65,8 @@ export interface StoryScript {
   fault?: Fault;
   /** Strikes after the first one: at what is done to undo the migration. */
   second?: Fault;
+  /** The point (FAULT_POINTS) at which a step fails on its own side. */
+  failAt?: string;
   /** What never comes about in the source's QEMU. */
   stall?: Stall;
   options?: Partial<SendOptions>;
@@ -51,6 +76,10 @@ export interface StoryScript {
 
 export interface StoryResult {
   points: Point[];
+  /** The points of FAULT_POINTS that the run has passed. */
+  passed: string[];
+  /** What each side has left of its journal. */
+  journals: Record<Side, JournalRecord | null>;
   events: AgentEvent[];
   sender: AccountEvent;
   /** Null when the receiver saw no migration. */
@@ -104,10 +133,15 @@ class Story {
   readonly #points: Point[] = [];
   readonly #events: AgentEvent[] = [];
   readonly #violations: string[] = [];
+  readonly #passed: string[] = [];
+  readonly #journals: StoryJournals;
+  /** Resolves when the receiver has ended its migration. */
+  readonly #received = Promise.withResolvers<AccountEvent>();
   readonly #counts = new Map<string, number>();
   readonly #phases: Record<Side, PhaseName> = { source: "preflight", destination: "preflight" };
   readonly #cancels = { source: new AbortController(), destination: new AbortController() };
   readonly #tap: WireTap;
+  #started = 0;
   #qemus: { source?: FakeQemu; destination?: FakeQemu } = {};
   /** Those that have not struck yet. */
   readonly #faults: Fault[];
@@ -117,6 +151,7 @@ class Story {
     this.#faults = [script.fault, script.second].filter((fault) => fault !== undefined);
     this.#temp = folders.temp;
     this.#temporary = folders.temporary;
+    this.#journals = new StoryJournals(folders.temp.file("state"));
     this.#tap = new WireTap((side, what) => {
       const fate = this.#reach({ side, kind: "wire", what });
       return fate === undefined || fate === "error" || fate === "death" ? "pass" : fate;
@@ -132,13 +167,7 @@ class Story {
     }
     const targets = this.#temp.file("targets");
     await Deno.mkdir(targets);
-    // A process stands in for the source's QEMU: the sender looks at it in /proc, and waits for its end.
-    const child = new Deno.Command("sleep", { args: ["600"], stdin: "null" }).spawn();
-    await using source = this.#makeQemu("source", {
-      disks: images,
-      stall: stall ?? null,
-      onEnd: () => child.kill("SIGKILL"),
-    });
+    await using source = this.#makeQemu("source", { disks: images, stall: stall ?? null });
     this.#qemus.source = source;
     if (paused) source.runState = "paused";
     await using host = new FakeHost({
@@ -146,13 +175,14 @@ class Story {
       start: () => this.#qemus.destination = this.#makeQemu("destination", { disks: images }),
     });
     using tap = this.#tap;
-    const receiving = this.#receive(host);
+    const stop = new AbortController();
+    const serving = this.#serve(host, stop.signal);
     const migration = this.#makeMigration("source");
     const sender = await send({
       command: "send",
       connection: { by: "insecure", to: { host: "127.0.0.1", port: tap.port } },
       qmp: source.qmpPath,
-      qemuPid: child.pid,
+      qemuPid: source.pid,
       copyStorage: true,
       disks: null,
       excludeDisks: [],
@@ -165,12 +195,21 @@ class Story {
       nbd: "direct",
       insecureNbd: true,
       json: false,
+      stateDir: this.#journals.folders.source,
+      peerTimeoutMs: PEER_TIMEOUT_MS,
+      reconnectMs: 0,
+      handoverTimeoutMs: HANDOVER_TIMEOUT_MS,
+      fault: null,
       ...options,
     }, migration);
     tap[Symbol.dispose]();
-    const receiver = await receiving;
-    const result: StoryResult = {
+    // A receiver that could still be asked would wait for it.
+    await Promise.race([this.#received.promise, serving]);
+    stop.abort(new AgentError("served", "The story has ended"));
+    const receiver = await serving;
+    return {
       points: this.#points,
+      passed: this.#passed,
       events: this.#events,
       sender,
       receiver,
@@ -178,45 +217,77 @@ class Story {
       violations: this.#violations,
       source: describeQemu(source),
       destination: describeQemu(this.#qemus.destination),
+      journals: {
+        source: this.#journals.read("source"),
+        destination: this.#journals.read("destination"),
+      },
       leftTargets: listFolder(targets),
-      leftTemporary: listFolder(this.#temporary),
+      leftTemporary: [...listFolder(this.#temporary), ...this.#journals.leftovers()],
     };
-    source.end();
-    await child.status;
-    return result;
   }
 
-  async #receive(host: FakeHost): Promise<AccountEvent | null> {
-    const link = await this.#tap.accept();
-    if (!link) return null;
-    return await receive({ link, peer: "story", reachedHost: "127.0.0.1", encrypted: false }, {
+  /** What `receive` does (agents/server.ts); the account of the one migration, null without one. */
+  async #serve(host: FakeHost, stop: AbortSignal): Promise<AccountEvent | null> {
+    const state = await StateFolder.open(this.#journals.folders.destination);
+    const options: ReceptionOptions = {
       claim: () => "story",
       host,
+      state,
+      living: new Map(),
       nbd: { host: "127.0.0.1", ports: null },
       allowPlainNbd: true,
-    }, this.#makeMigration("destination"));
+      peerTimeoutMs: PEER_TIMEOUT_MS,
+      makeMigration: () => this.#makeMigration("destination"),
+      recall: (id, signal) => recallOutcome(state, id, signal),
+    };
+    let account: AccountEvent | null = null;
+    const connections: Promise<void>[] = [];
+    for (;;) {
+      const link = await this.#tap.accept();
+      if (link === null) break;
+      const sender = { ...CALLER, link };
+      connections.push(
+        serveConnection(sender, options, stop).then(
+          (ended) => void (account = ended?.account ?? account),
+          (error) => this.#noteRefused(toAgentError(error)),
+        ),
+      );
+    }
+    await Promise.all(connections);
+    return account;
+  }
+
+  #noteRefused({ kind, message }: AgentError): void {
+    if (kind === "internal") this.#violations.push(`a connection met a defect: ${message}`);
   }
 
   #makeMigration(side: Side): Migration {
+    const { failAt } = this.#script;
+    const fault = failAt?.startsWith(side) ? { point: failAt, action: "error" } as const : null;
+    const strike = faultAt(fault, { say: () => {} });
     return new Migration({
       side,
       cancel: this.#cancels[side].signal,
       emit: (event) => {
         this.#events.push(event);
         if (event.type === "phase") this.#phases[side] = event.phase!;
+        if (event.type === "account" && side === "destination") this.#received.resolve(event);
+      },
+      pass: async (point, signal) => {
+        this.#passed.push(point);
+        await strike?.(point, signal);
       },
     });
   }
 
   #makeQemu(
     side: Side,
-    parts: { disks: string[]; stall?: Stall | null; onEnd?: () => void },
+    parts: { disks: string[]; stall?: Stall | null },
   ): FakeQemu {
     return new FakeQemu({
       side,
-      qmpPath: this.#temp.file(`${side}.sock`),
+      qmpPath: this.#temp.file(`${side}-${++this.#started}.sock`),
       stall: null,
-      onEnd: () => {},
       ...parts,
       nbdPeer: () => this.#qemus[other(side)],
       onRun: () => this.#checkRun(side),
@@ -229,13 +300,21 @@ class Story {
 
   /** Called at the very moment at which a guest begins to run. */
   #checkRun(side: Side): void {
-    if (this.#qemus[other(side)]?.running) this.#violations.push("two guests run");
-    const handedOver = this.#counts.has("source handover asks handover");
-    if (side === "destination" && !handedOver) {
-      this.#violations.push("the destination's guest ran before the handover");
-    }
-    if (side === "source" && this.#qemus.destination?.ran) {
-      this.#violations.push("the source's guest ran after the destination's");
+    const violate = (what: string) => this.#violations.push(what);
+    if (this.#qemus[other(side)]?.running) violate("two guests run");
+    const source = this.#journals.stateOf("source");
+    const destination = this.#journals.stateOf("destination");
+    if (side === "destination") {
+      if (!this.#counts.has(HANDOVER)) violate("the destination's guest ran before the handover");
+      if (destination !== "accepted") violate(`its guest ran with the journal in ${destination}`);
+      if (source !== "handover_sent") violate(`it ran while the source's journal was ${source}`);
+    } else {
+      if (destination !== null && mayRun("destination", destination as DestinationState)) {
+        violate(`the source's guest ran while the destination's journal was ${destination}`);
+      }
+      if (this.#qemus.destination?.ran && destination !== "ended") {
+        violate("the source's guest ran after the destination's");
+      }
     }
   }
 
@@ -244,10 +323,14 @@ class Story {
     const { side, kind, what } = at;
     // A message belongs to the phase of the side that leads: the sender's.
     const phase = this.#phases[kind === "wire" ? "source" : side];
+    if (this.#journals.bothMayRun) this.#violations.push("by the journals both guests may run");
     const key = `${side} ${phase} ${what}`;
     const nth = (this.#counts.get(key) ?? 0) + 1;
     this.#counts.set(key, nth);
     this.#points.push({ side, phase, kind, what, nth });
+    if (key === HANDOVER && this.#journals.stateOf("source") !== "handover_sent") {
+      this.#violations.push("the handover was sent before the journal said so");
+    }
     const fault = this.#faults[0];
     if (!fault) return undefined;
     if (namePoint(fault.at) !== namePoint({ side, phase, kind, what, nth })) return undefined;
@@ -259,6 +342,10 @@ class Story {
         this.#cancels[fault.kind === "cancel source" ? "source" : "destination"].abort(error);
         return undefined;
       }
+      case "cut for good":
+        this.#tap[Symbol.dispose]();
+        this.#tap.cut();
+        return undefined;
       case "cut":
         this.#tap.cut();
         return undefined;
@@ -287,8 +374,4 @@ function describeQemu(qemu: FakeQemu | undefined): QemuResult {
     capabilities: { ...qemu?.migration.capabilities },
     parameters: { ...qemu?.migration.parameters },
   };
-}
-
-function listFolder(path: string): string[] {
-  return [...Deno.readDirSync(path)].map((entry) => entry.name).sort();
 }

@@ -1,10 +1,11 @@
 // The stories as they go when nothing is wrong, and a few turns that the matrix does not take.
 
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { serveConnection } from "../../agents/reception.ts";
 import { AgentError } from "../../src/base/errors.ts";
-import { receive } from "../../agents/receiver.ts";
-import { Migration } from "../../src/migration/migration.ts";
 import { PHASES, RFC_STEPS } from "../../src/migration/phases.ts";
+import { StateFolder } from "../../src/migration/state_folder.ts";
+import { TempDir } from "../lib/temp.ts";
 import { MemoryLink } from "../unit/wire/memory_link.ts";
 import { checkOutcome } from "./outcome.ts";
 import { FakeHost } from "./fake_host.ts";
@@ -118,31 +119,31 @@ Deno.test("what cannot be undone is told, and hinders nothing else", async (t) =
 });
 
 Deno.test("a connection that says nothing is no migration, and is closed once", async () => {
+  await using temp = await TempDir.create();
   const [near, far] = MemoryLink.pair();
-  const migration = new Migration({
-    side: "destination",
-    cancel: new AbortController().signal,
-    emit: () => {},
-  });
-  const account = receive(
-    { link: near, peer: "nobody", reachedHost: "::1", encrypted: false },
-    {
-      claim: () => {
-        throw new AgentError("unexpected", "No migration was asked for");
-      },
-      host: new FakeHost({
-        folder: "/",
-        start: () => {
-          throw new Error("nothing is to be started");
-        },
-      }),
-      nbd: { host: "127.0.0.1", ports: null },
-      allowPlainNbd: true,
-    },
-    migration,
-  );
+  const unexpected = () => {
+    throw new Error("nothing is to be started");
+  };
+  const served = serveConnection({
+    link: near,
+    peer: "nobody",
+    reachedHost: "::1",
+    encrypted: false,
+    migrationId: "",
+    rememberFor: unexpected,
+  }, {
+    claim: unexpected,
+    host: new FakeHost({ folder: "/", start: unexpected }),
+    state: await StateFolder.open(temp.file("state")),
+    living: new Map(),
+    nbd: { host: "127.0.0.1", ports: null },
+    allowPlainNbd: true,
+    peerTimeoutMs: 10_000,
+    makeMigration: unexpected,
+    recall: unexpected,
+  }, new AbortController().signal);
   await far.closeWrite();
-  assertEquals(await account, null);
+  await assertRejects(() => served, AgentError);
   assert(near.closed);
 });
 

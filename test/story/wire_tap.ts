@@ -18,7 +18,7 @@ import { isClosed } from "./fake_qemu.ts";
 const NOISE = new Uint8Array(64).fill(0xff);
 
 /** What becomes of a frame. */
-export type WireFate = "pass" | "hold" | "cut" | "bad frame" | "bad message" | "bad body";
+export type WireFate = "pass" | "hold" | "bad frame" | "bad message" | "bad body";
 
 /** Called with every control message and every stream that is opened; nothing else. */
 type OnSaid = (from: Side, what: string) => WireFate;
@@ -148,9 +148,6 @@ class Passage {
       case "pass":
         return whole;
       case "hold":
-        return null;
-      case "cut":
-        this.cut();
         return null;
       case "bad frame":
         return NOISE;

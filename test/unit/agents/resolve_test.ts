@@ -138,9 +138,17 @@ Deno.test("resolve: no tombstone for a migration whose handover cannot be on its
     await using folder = await TestFolder.create();
     await begin(folder, { side: "destination", phase });
     const { journal } = await run(folder);
-    assertEquals(journal !== null, phase === "switchover", phase);
-    assertEquals((await left(folder))?.state, phase === "switchover" ? "never_ran" : undefined);
+    const late = phase === "ram" || phase === "switchover";
+    assertEquals(journal !== null, late, phase);
+    assertEquals((await left(folder))?.state, late ? "never_ran" : undefined);
   }
+});
+
+Deno.test("resolve: a tombstone that an agent has left stays", async () => {
+  await using folder = await TestFolder.create();
+  await begin(folder, { side: "destination", state: "never_ran", phase: "mirror" });
+  await run(folder);
+  assertEquals((await left(folder))?.state, "never_ran");
 });
 
 /** A process that stands for a guest's QEMU. */

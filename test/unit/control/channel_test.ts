@@ -83,6 +83,7 @@ const HELLO_REPLY = {
   migration_id: "m-1",
   features: [],
 };
+const PREPARE = { nbd: "direct", reconnect_ms: 0, handover_timeout_ms: 60_000 } as const;
 
 for (const split of ["one byte at a time", "random splits"]) {
   Deno.test(`requests get their replies, in whatever order: ${split}`, async () => {

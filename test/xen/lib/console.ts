@@ -25,20 +25,20 @@ export class Console {
   }
 
   /**
-   * The first line, from line number `from` on, that matches.
+   * The first line, from line number `from` on, for which `match` holds.
    * @throws Error with the end of the console when it ends without one
    */
   async waitFor(
-    pattern: RegExp,
+    match: (line: ConsoleLine) => boolean,
     { from = 0, signal }: { from?: number; signal: AbortSignal },
-  ): Promise<RegExpMatchArray> {
+  ): Promise<ConsoleLine> {
     for (let at = from;;) {
       for (; at < this.lines.length; at++) {
-        const match = this.lines[at]!.text.match(pattern);
-        if (match) return match;
+        if (match(this.lines[at]!)) return this.lines[at]!;
       }
       if (this.#isOver) {
-        throw new Error(`The host has ended before ${pattern} came\n${this.tail()}`);
+        throw new Error(`The host has ended.
+${this.tail()}`);
       }
       await abortable(this.#changed.promise, signal);
     }

@@ -6,7 +6,7 @@ import { capture, type CommandOutput, run } from "../../lib/command.ts";
 import { agentExecutable, requires } from "../../lib/requires.ts";
 import { TempDir } from "../../lib/temp.ts";
 import { TestVm } from "../../lib/vm.ts";
-import { Console } from "./console.ts";
+import { Console, type ConsoleLine } from "./console.ts";
 import { Shell } from "./shell.ts";
 
 /** In MiB: the host, and dom0's share of it; the rest is for guests. */
@@ -147,8 +147,9 @@ export class XenHost implements AsyncDisposable {
 
   async #finishBoot(signal: AbortSignal): Promise<XenHost> {
     try {
-      const [, outcome] = await this.console.waitFor(/rig: (ready|failed)/, { signal });
-      if (outcome === "failed") throw new Error(`xl does not work\n${this.console.tail()}`);
+      const isLast = ({ text }: ConsoleLine) => /rig: (ready|failed)/.test(text);
+      const { text } = await this.console.waitFor(isLast, { signal });
+      if (!text.includes("ready")) throw new Error(`xl does not work\n${this.console.tail()}`);
       this.#shell = await Shell.connect({
         port: await this.#findPort(signal),
         rig: rigFolder(),
