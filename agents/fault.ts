@@ -1,7 +1,6 @@
 // Faults that tests ask for (`--fail-at`): a step fails, this process dies, or it stands still at a
 // point until it is told to go on, so that a test can strike elsewhere meanwhile.
 
-import { abortReason } from "../src/base/deadline.ts";
 import { AgentError, quote } from "../src/base/errors.ts";
 import type { Fault } from "../src/cli/agent_options.ts";
 import type { MigrationOptions } from "../src/migration/migration.ts";
@@ -12,6 +11,8 @@ export function faultAt(
   { say }: { say: (text: string) => void },
 ): MigrationOptions["pass"] | undefined {
   if (fault === null) return undefined;
+  // Whoever sends it cannot know whether this process still stands still: it must not die of that.
+  if (fault.action === "hold") Deno.addSignalListener("SIGUSR1", () => {});
   let struck = false;
   return async (point, signal) => {
     if (struck || point !== fault.point) return;
@@ -27,18 +28,17 @@ export function faultAt(
   };
 }
 
-/** Until SIGUSR1, or until the migration has ended otherwise. */
+/** Until SIGUSR1, or until the migration has ended otherwise: what comes next finds that out. */
 async function hold(signal: AbortSignal, say: () => void): Promise<void> {
-  const { promise, resolve, reject } = Promise.withResolvers<void>();
-  const fail = () => reject(abortReason(signal));
-  Deno.addSignalListener("SIGUSR1", resolve);
-  signal.addEventListener("abort", fail, { once: true });
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const goOn = () => resolve();
+  Deno.addSignalListener("SIGUSR1", goOn);
+  signal.addEventListener("abort", goOn, { once: true });
   try {
     say();
-    if (signal.aborted) fail();
-    await promise;
+    if (!signal.aborted) await promise;
   } finally {
-    Deno.removeSignalListener("SIGUSR1", resolve);
-    signal.removeEventListener("abort", fail);
+    Deno.removeSignalListener("SIGUSR1", goOn);
+    signal.removeEventListener("abort", goOn);
   }
 }

@@ -32,12 +32,11 @@ export async function handOver(line: Line, options: HandOverOptions): Promise<vo
       return;
     case "never_ran":
     case "ended":
-      throw new AgentError(
-        "handover_refused",
+      throw refused(
         outcome === "ended"
           ? "The destination's QEMU ended right after it had been told to run the guest"
           : "The destination did not take the guest: its QEMU has ended and never ran it",
-        { side: "destination" },
+        "failed",
       );
     default:
       throw new AgentError(
@@ -53,22 +52,27 @@ export async function handOver(line: Line, options: HandOverOptions): Promise<vo
   }
 }
 
-/** Null when no answer came that leaves no doubt. */
+/** Null when no answer came that leaves no doubt. @throws AgentError `handover_refused` */
 async function send(
   line: Line,
   { run, migration, signal }: HandOverOptions,
-): Promise<Outcome | null> {
+): Promise<"running" | null> {
   try {
     await line.request("handover", { run }, signal);
     return "running";
   } catch (error) {
-    const { code, message } = toAgentError(error);
-    if (code === "handover_refused") return "never_ran";
-    if (code === "handover_ended") return "ended";
+    const { code, kind, message } = toAgentError(error);
+    if (code === "handover_refused" || code === "handover_ended") {
+      throw refused(message, kind === "cancelled" ? kind : "failed");
+    }
     const text = `No answer to the handover (${message}): asking again`;
     migration.report({ type: "warning", code: "handover_unanswered", text });
     return null;
   }
+}
+
+function refused(message: string, kind: "cancelled" | "failed"): AgentError {
+  return new AgentError("handover_refused", message, { kind, side: "destination" });
 }
 
 async function ask(options: HandOverOptions): Promise<Outcome | null> {

@@ -56,6 +56,7 @@ export class Landing {
   async serveDisks(signal: AbortSignal): Promise<void> {
     const { migration, line, asked, allowPlain, listen, onEffect } = this.#options;
     const { qmp, pid } = this.#qemu;
+    await this.#folder?.[Symbol.asyncDispose]();
     this.#folder = await makePrivateFolder({ pid });
     const { path } = this.#folder;
     const folder = this.#folder;
@@ -92,6 +93,17 @@ export class Landing {
     migration.guard(line.unlessLost(this.#relay.done));
   }
 
+  /**
+   * After a lost connection, for mirrors that go on: the server is stopped, which waits for what it has
+   * got, and started anew at the same address. What came over the old connections must not be written
+   * after what comes over the new ones.
+   */
+  async reopenDisks(signal: AbortSignal): Promise<void> {
+    await this.#exports.stop(signal);
+    await this.forgetKey();
+    await this.serveDisks(signal);
+  }
+
   stopDisks(signal: AbortSignal): Promise<void> {
     return this.#exports.stop(signal);
   }
@@ -119,10 +131,8 @@ export class Landing {
     // QEMU ends when its memory's connection does, so that is closed last.
     await this.#exports.stop(signal);
     this.#incoming?.[Symbol.dispose]();
-    const old = { relay: this.#relay, folder: this.#folder };
     this.#qemu = await this.#qemu.restart(signal);
-    old.relay?.close();
-    await old.folder?.[Symbol.asyncDispose]();
+    this.#relay?.close();
     this.#release = migration.failWith(this.#qemu.qmp.ended);
     this.#exports = new Exports(this.#qemu.qmp, plan.targets);
     await this.serveDisks(signal);

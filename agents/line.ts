@@ -66,9 +66,12 @@ export class Line {
       PHASES_WITH_RECONNECT.includes(migration.phase);
   }
 
-  /** The other agent has left the present connection, which may not be known here yet. */
-  replace(): void {
-    this.#peer.session.close();
+  /**
+   * Gives `peer` up if it is still the present connection: the other agent has left it, or something
+   * else was lost with which both have to begin anew.
+   */
+  leave(peer: Peer): void {
+    if (this.#peer === peer) peer.session.close();
   }
 
   /** `work`, whose failure for the loss of the connection is none. */

@@ -3,14 +3,18 @@
 // and are not looked at.
 
 import { AgentError, describeError } from "../src/base/errors.ts";
+import type { NbdConnections } from "../src/guest/nbd_connections.ts";
 import { giveTo, type PrivateFolder } from "../src/guest/private_folder.ts";
 import { relay } from "../src/wire/relay.ts";
 import type { WireStream } from "../src/wire/stream.ts";
 
 /** A unix socket of ours that one QEMU connects to. */
-export class LocalListener implements Disposable {
+export class LocalListener implements NbdConnections, Disposable {
   readonly path: string;
   readonly #listener: Deno.UnixListener;
+  /** Those of `relayAll` that are up, by number. */
+  readonly #open = new Map<number, Deno.UnixConn>();
+  #count = 0;
   #closed = false;
 
   private constructor(path: string, listener: Deno.UnixListener) {
@@ -34,8 +38,8 @@ export class LocalListener implements Disposable {
   }
 
   /**
-   * Relays every connection to a stream of its own, until `signal` aborts or one fails for a reason
-   * that `forgive` does not take.
+   * Relays every connection to a stream of its own, until this is disposed, `signal` aborts, or one
+   * fails for a reason that `forgive` does not take.
    */
   async relayAll(
     open: (signal: AbortSignal) => Promise<WireStream>,
@@ -44,17 +48,40 @@ export class LocalListener implements Disposable {
     const failure = new AbortController();
     const both = AbortSignal.any([signal, failure.signal]);
     const relayNext = async (conn: Deno.UnixConn) => {
-      const stream = await open(both);
-      await relayConnection(conn, stream, both);
+      const id = ++this.#count;
+      this.#open.set(id, conn);
+      try {
+        await relayStream(conn, await open(both), both);
+      } catch (error) {
+        if (this.#open.has(id)) throw error; // else it was severed
+      } finally {
+        if (this.#open.delete(id)) conn.close();
+      }
     };
     try {
       while (true) {
         const conn = await this.#accept(both);
         forgive(relayNext(conn)).catch((error) => failure.abort(error));
       }
+    } catch (error) {
+      if (both.aborted || !this.#closed) throw error;
     } finally {
       this[Symbol.dispose]();
     }
+  }
+
+  /** See NbdConnections: of those that `relayAll` serves. */
+  list(): Promise<Set<string>> {
+    return Promise.resolve(new Set([...this.#open.keys()].map(String)));
+  }
+
+  /** See NbdConnections. What was written and not passed on yet goes with the connection. */
+  sever(): Promise<void> {
+    for (const [id, conn] of this.#open) {
+      this.#open.delete(id);
+      conn.close();
+    }
+    return Promise.resolve();
   }
 
   async #accept(signal: AbortSignal): Promise<Deno.UnixConn> {
@@ -102,18 +129,18 @@ export async function relayToSocket(
 }
 
 /**
- * Connects every stream that `accept` gives to QEMU's socket at `path`, until `signal` aborts or one
+ * Connects every stream that `accept` gives to QEMU's socket, wherever that is then, until `signal` aborts or one
  * fails for a reason that `forgive` does not take.
  */
 export async function relayAllToSocket(
   accept: (signal: AbortSignal) => Promise<WireStream>,
-  options: { path: string; forgive: Forgive; signal: AbortSignal },
+  options: { path: () => string; forgive: Forgive; signal: AbortSignal },
 ): Promise<void> {
   const { path, forgive, signal } = options;
   const failure = new AbortController();
   const both = AbortSignal.any([signal, failure.signal]);
   const relayNext = async (stream: WireStream) => {
-    const conn = await Deno.connect({ transport: "unix", path });
+    const conn = await Deno.connect({ transport: "unix", path: path() });
     await relayConnection(conn, stream, both);
   };
   while (true) {

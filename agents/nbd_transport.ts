@@ -12,6 +12,7 @@ import type { PrivateFolder } from "../src/guest/private_folder.ts";
 import type { Migration } from "../src/migration/migration.ts";
 import type { QmpClient } from "../src/qmp/client.ts";
 import type { Line } from "./line.ts";
+import { type NbdConnections, probeNbd, tcpConnections } from "../src/guest/nbd_connections.ts";
 import { LocalListener, relayAllToSocket } from "./local_relay.ts";
 
 type Transport = RequestBody<"prepare">["nbd"];
@@ -24,6 +25,8 @@ export type NbdListen = { host: string; ports: { first: number; last: number } |
 export interface ServedNbd {
   nbd: NbdReply;
   exports: ReplyBody<"prepare">["exports"];
+  /** The server's socket behind a tunnel. */
+  path: string | null;
   /** To be removed when the server has stopped and the guest goes on here. */
   credentials: PskCredentials | null;
 }
@@ -60,7 +63,7 @@ export async function serveNbd(exports: Exports, options: {
   allowPlain: boolean;
   features: QemuFeatures;
   listen: NbdListen;
-  /** A server that the sender knows already, and that this one stands in for. */
+  /** A server that the sender knows already, and that this one takes the place of. */
   before: ServedNbd | null;
   signal: AbortSignal;
 }): Promise<ServedNbd> {
@@ -75,11 +78,14 @@ export async function serveNbd(exports: Exports, options: {
   }
   if (asked === "tunnel" || listen === null || (asked === "encrypted" && !features.psk)) {
     const path = `${folder.path}/${SOCKET_NAME}`;
-    const started = await exports.start({
+    const { exports: names } = await exports.start({
       listen: { type: "unix", path },
       tlsCreds: null,
       signal,
     });
+    const served = { nbd: { transport: "tunnel" as const }, exports: names, path };
+    if (before) return Object.assign(before, served); // its relay goes on, to this server
+    const tunnel: ServedNbd = { ...served, credentials: null };
     const accept = async (signal: AbortSignal) => {
       for (;;) {
         const { session, lost } = await line.connected(signal);
@@ -91,11 +97,11 @@ export async function serveNbd(exports: Exports, options: {
       }
     };
     migration.guard(relayAllToSocket(accept, {
-      path,
+      path: () => tunnel.path!,
       forgive: (work) => line.unlessLost(work),
       signal: migration.signal,
     }));
-    return { nbd: { transport: "tunnel" }, exports: started.exports, credentials: null };
+    return tunnel;
   }
   const known = before?.nbd?.transport === "direct" ? before.nbd : null;
   const key = asked === "encrypted" ? known?.psk_key ?? makePskKey() : null;
@@ -113,6 +119,7 @@ export async function serveNbd(exports: Exports, options: {
   return {
     nbd: { transport: "direct", host: listen.host, port: started.port!, psk_key: key },
     exports: started.exports,
+    path: null,
     credentials,
   };
 }
@@ -126,6 +133,10 @@ export async function reachNbd(
   tlsCreds: string | null;
   /** To be removed when the mirrors have ended. */
   credentials: PskCredentials | null;
+  /** QEMU's connections to it, in a tunnel or over the network. */
+  connections: NbdConnections;
+  /** Where QEMU's connections come in; to be closed when there will be none any more. */
+  listener: Disposable | null;
 }> {
   const { end: { qmp, folder, line, migration }, asked, signal } = options;
   if (reply.transport === "tunnel") {
@@ -134,9 +145,15 @@ export async function reachNbd(
       (await line.connected(signal)).session.openStream("nbd");
     const forgive = (work: Promise<void>) => line.unlessLost(work);
     migration.guard(listener.relayAll(open, { forgive, signal: migration.signal }));
-    return { nbd: { type: "unix", path: listener.path }, tlsCreds: null, credentials: null };
+    return {
+      nbd: { type: "unix", path: listener.path },
+      tlsCreds: null,
+      credentials: null,
+      connections: listener,
+      listener,
+    };
   }
-  const { host, port, psk_key: key } = reply;
+  const { port, psk_key: key } = reply;
   if (asked !== "direct" && key === null) {
     throw new AgentError("plain_nbd_refused", "The receiver offers the disks unencrypted only", {
       kind: "refused",
@@ -144,11 +161,16 @@ export async function reachNbd(
       hint: "use --nbd tunnel, or --insecure-nbd on both sides",
     });
   }
-  if (key === null) {
-    return { nbd: { type: "inet", host, port }, tlsCreds: null, credentials: null };
-  }
+  // QEMU's guest stands still while it connects: what cannot be reached is found out here.
+  const host = await probeNbd(reply, signal);
+  const server = {
+    nbd: { type: "inet" as const, host, port },
+    connections: tcpConnections({ pid: options.end.pid, host, port }),
+    listener: null,
+  };
+  if (key === null) return { ...server, tlsCreds: null, credentials: null };
   const credentials = new PskCredentials(qmp, folder);
   migration.undo.add("remove the NBD key", () => credentials.remove());
   const tlsCreds = await credentials.install({ endpoint: "client", key }, signal);
-  return { nbd: { type: "inet", host, port }, tlsCreds, credentials };
+  return { ...server, tlsCreds, credentials };
 }

@@ -59,7 +59,7 @@ export async function askForOutcome(
  * Dials until `use` succeeds with a connection, or the signal aborts. What the receiver refuses is
  * thrown: asking again would not change it.
  */
-export async function findReceiver<T>(
+async function findReceiver<T>(
   { reach, peerTimeoutMs, signal }: SearchOptions,
   use: (peer: Peer) => Promise<T>,
 ): Promise<T> {
@@ -73,4 +73,13 @@ export async function findReceiver<T>(
       await delay(PAUSE_MS, signal); // a host that refuses connections does so at once
     }
   }
+}
+
+/** Dials until the receiver goes on with this migration on the new connection. */
+export function resumeMigration(options: SearchOptions): Promise<Peer> {
+  const { migrationId, signal } = options;
+  return findReceiver(options, async (peer) => {
+    await peer.channel.request("resume", { migration_id: migrationId }, signal);
+    return peer;
+  });
 }

@@ -283,7 +283,7 @@ export class Receiver {
       // The guest runs here: nothing the sender does can be a failure of the migration any more.
       const { code, message } = toAgentError(error);
       migration.report({ type: "warning", code, text: `After the handover: ${message}` });
-      await writeQuietly(this.#migration, () => this.#journal!.leave());
+      await writeQuietly(this.#migration, () => this.#journal!.leave({ state: "running" }));
     }
   }
 
@@ -297,7 +297,7 @@ export class Receiver {
       });
     }
     this.#wayBack.come(peer);
-    line.replace();
+    line.leave(line.peer);
     await line.connected(this.#migration.signal);
   }
 
@@ -392,8 +392,11 @@ export class Receiver {
 
   /** The connection is lost and may be found again: makes ready for that. */
   #recover(): void {
-    if (this.#migration.phase !== "ram") return;
-    const ready = this.#landing!.restart(this.#migration.signal).then(() => this.#noteQemu());
+    const { phase, signal } = this.#migration;
+    const landing = this.#landing!;
+    const ready = phase === "ram"
+      ? landing.restart(signal).then(() => this.#noteQemu())
+      : landing.reopenDisks(signal);
     this.#wayBack.prepare(ready);
     this.#migration.guard(ready);
   }

@@ -3,17 +3,15 @@
 // who owns the guest in src/migration/ownership.ts.
 
 import { Deadline } from "../src/base/deadline.ts";
-import { AgentError, quote, toAgentError } from "../src/base/errors.ts";
+import { AgentError, toAgentError } from "../src/base/errors.ts";
 import type { SendOptions } from "../src/cli/send_command.ts";
 import { sendDocument } from "../src/control/document.ts";
 import type { LocalServer } from "../src/control/local_server.ts";
 import { PROTOCOL_VERSIONS, type ReplyBody, type RequestBody } from "../src/control/messages.ts";
-import { flushImages } from "../src/guest/flush.ts";
-import { type MirrorProgress, MirrorSet } from "../src/guest/mirror.ts";
+import type { MirrorProgress } from "../src/guest/mirror.ts";
 import type { RamProgress } from "../src/guest/ram.ts";
-import type { PskCredentials } from "../src/guest/nbd_keys.ts";
 import { makePrivateFolder, type PrivateFolder } from "../src/guest/private_folder.ts";
-import type { Outgoing, SourceGuest } from "../src/guest/source.ts";
+import type { SourceGuest } from "../src/guest/source.ts";
 import { Account } from "../src/migration/account.ts";
 import type { AccountEvent } from "../src/migration/events.ts";
 import type { Journal } from "../src/migration/journal.ts";
@@ -25,9 +23,10 @@ import { handOver } from "./handover.ts";
 import { beginSourceJournal, writeQuietly } from "./new_journal.ts";
 import { Limits } from "./limits.ts";
 import { Line } from "./line.ts";
-import { LocalListener } from "./local_relay.ts";
-import { chooseTransport, type NbdEnd, reachNbd } from "./nbd_transport.ts";
-import { findReceiver } from "./outcome.ts";
+import { chooseTransport, type NbdEnd } from "./nbd_transport.ts";
+import { OutboundDisks } from "./outbound_disks.ts";
+import { OutboundMemory } from "./outbound_memory.ts";
+import { resumeMigration } from "./outcome.ts";
 import { Peer } from "./peer.ts";
 import { mirrorReporter, ramReporter, reportPlan, warnIfInsecure } from "./reports.ts";
 import { openSource } from "./source_guest.ts";
@@ -74,10 +73,9 @@ class Sender {
   readonly #limits: Limits;
   #transport!: RequestBody<"prepare">["nbd"];
   #prepared!: ReplyBody<"prepare">;
-  #nbdCredentials: PskCredentials | null = null;
-  #mirrors: MirrorSet | undefined;
+  #disks: OutboundDisks | undefined;
   #suspended: Promise<void> = Promise.resolve();
-  #outgoing: Outgoing | undefined;
+  #memory: OutboundMemory | undefined;
   #folder: PrivateFolder | undefined;
   #stoppedAtMs = 0;
   #sentRam!: RamProgress;
@@ -121,7 +119,7 @@ class Sender {
     const line = this.#line = new Line(peer, {
       migration,
       reconnectMs,
-      onLost: () => this.#suspended = this.#mirrors?.suspend() ?? Promise.resolve(),
+      onLost: () => this.#suspended = this.#disks?.mirrors.suspend() ?? Promise.resolve(),
       find: (signal) => this.#findReceiver(signal),
     });
     const hello = await migration.run("hello", () =>
@@ -145,8 +143,8 @@ class Sender {
         set: (settings, signal) =>
           this.#limits.change(settings, {
             phase: migration.phase,
-            mirrors: this.#mirrors,
-            outgoing: this.#outgoing,
+            mirrors: this.#disks?.mirrors,
+            outgoing: this.#memory?.outgoing,
             signal,
           }),
       });
@@ -188,100 +186,89 @@ class Sender {
   async mirror(signal: AbortSignal): Promise<void> {
     const migration = this.#migration;
     const { nbd, exports } = this.#prepared;
-    const { qmp, params: { disks }, features } = this.#guest;
     if (nbd === null) return; // every disk is shared, read-only or empty
-    const server = await migration.run(
-      "reach_nbd",
-      () => reachNbd(nbd, { end: this.#end(), asked: this.#transport, signal }),
-    );
-    this.#nbdCredentials = server.credentials;
-    const mirrors = this.#mirrors = new MirrorSet(qmp, {
-      nbd: server.nbd,
-      tlsCreds: server.tlsCreds,
-      targets: exports.map(({ disk: name, export: exportName }) => ({
-        disk: disks.find((disk) => disk.name === name && disk.action === "mirror") ??
-          unknownDisk(name),
-        export: exportName,
-      })),
-      speedBytesPerS: this.#limits.diskBandwidth,
-      reconnectMs: this.#options.reconnectMs,
-      features,
-    });
+    this.#disks = await migration.run("reach_nbd", () =>
+      OutboundDisks.reach({
+        guest: this.#guest,
+        nbd,
+        exports,
+        asked: this.#transport,
+        end: this.#end(),
+        speedBytesPerS: this.#limits.diskBandwidth,
+        reconnectMs: this.#options.reconnectMs,
+      }, signal));
+    const { mirrors } = this.#disks;
     migration.undo.add("end the mirrors", () => mirrors.abandon());
     await migration.run("start_mirrors", () => mirrors.start(signal));
     migration.step(3);
-    migration.guard(
-      mirrors.watch(AbortSignal.any([migration.signal, this.#stopWatchingMirrors.signal])),
-    );
+    const stop = AbortSignal.any([migration.signal, this.#stopWatchingMirrors.signal]);
+    migration.guard(this.#unlessLost(() => mirrors.watch(stop), migration.signal));
     const report = this.#reportMirrors;
-    await migration.run("wait_ready", () => mirrors.waitReady({ report, signal }));
+    await migration.run(
+      "wait_ready",
+      () => this.#unlessLost(() => mirrors.waitReady({ report, signal }), signal),
+    );
     migration.step(4);
-    await migration.run("block_writes", () => mirrors.blockWrites(signal));
   }
 
-  async ram(signal: AbortSignal): Promise<void> {
-    const migration = this.#migration;
-    const { ramBandwidth, downtimeLimitMs } = this.#limits;
-    const { autoConverge } = this.#options;
-    const outgoing = this.#outgoing = this.#guest.outgoing();
-    migration.undo.add("restore the migration's parameters", () => outgoing.restore());
-    const bandwidthBytesPerS = ramBandwidth;
-    await migration.run("configure_ram", async () => {
-      const before = this.#guest.remain();
-      await outgoing.remember(signal);
-      await this.#journal!.replaceRemain(before, this.#guest.remain());
-      await outgoing.configure({ bandwidthBytesPerS, downtimeLimitMs, autoConverge }, signal);
-    });
-    migration.undo.add("let the guest run on", () => this.#guest.restore());
-    migration.undo.add("cancel the migration of the memory", () => outgoing.cancel());
-    // Before that: `migrate_cancel` drains block I/O, and none may hang on the link.
-    migration.undo.add("cut off the mirrors", async () => await this.#mirrors?.cutOff());
+  /** Does `work` once more whenever a connection was lost in it and is found again. */
+  async #unlessLost(work: () => Promise<void>, signal: AbortSignal): Promise<void> {
+    const line = this.#line!;
     for (;;) {
+      const { peer } = line;
       try {
-        return await this.#sendRam(signal);
+        return await work();
       } catch (error) {
-        if (!this.#line!.recovers(error)) throw error;
-        // The mirrors stay as they are, so that only the memory is sent once more.
-        await this.#suspended;
-        await outgoing.cancel();
-        await this.#line!.connected(signal);
+        if (!line.recovers(error)) throw error;
+        line.leave(peer); // QEMU's own connection may be the one that was lost
+        await line.connected(signal);
       }
     }
   }
 
-  async #sendRam(signal: AbortSignal): Promise<void> {
+  async ram(signal: AbortSignal): Promise<void> {
     const migration = this.#migration;
-    const line = this.#line!;
-    const { session, lost } = await line.connected(signal);
-    const untilLost = AbortSignal.any([signal, lost]);
-    const stream = session.openStream("ram");
-    migration.step(5);
-    await migration.run("incoming", () => line.request("incoming", {}, untilLost));
-    migration.step(6);
-    await migration.run("flush", () => {
-      const images = this.#guest.params.disks.filter(({ action }) => action === "mirror");
-      return flushImages(images.map(({ path }) => path!), untilLost);
+    const memory = this.#memory = new OutboundMemory({
+      migration,
+      guest: this.#guest,
+      line: this.#line!,
+      journal: this.#journal!,
+      folder: this.#folder!,
+      limits: this.#limits,
+      autoConverge: this.#options.autoConverge,
+      report: this.#reportRam,
     });
-    const listener = await LocalListener.open(this.#folder!, "ram.sock");
-    migration.guard(line.unlessLost(listener.relayOne(stream, migration.signal)));
-    await migration.run("start_ram", () => this.#outgoing!.start(listener.path, untilLost));
-    this.#stoppedAtMs = await migration.run(
-      "wait_stopped",
-      () => this.#outgoing!.waitStopped({ report: this.#reportRam, signal: untilLost }),
-    );
+    migration.undo.add("restore the migration's parameters", () => memory.restore());
+    migration.undo.add("let the guest run on", () => this.#guest.restore());
+    migration.undo.add("cancel the migration of the memory", () => memory.cancel());
+    // Before that: `migrate_cancel` drains block I/O, and none may hang on the link.
+    migration.undo.add("cut off the mirrors", async () => await this.#disks?.mirrors.cutOff());
+    await this.#unlessLost(async () => {
+      try {
+        this.#stoppedAtMs = await memory.send(signal);
+      } catch (error) {
+        if (this.#line!.recovers(error)) {
+          // The mirrors stay as they are, so that only the memory is sent once more.
+          await this.#suspended;
+          await memory.cancel();
+          await memory.restore();
+        }
+        throw error;
+      }
+    }, signal);
   }
 
   async switchover(signal: AbortSignal): Promise<void> {
     const migration = this.#migration;
     this.#stopWatchingMirrors.abort();
-    await migration.run("finish_mirrors", async () => await this.#mirrors?.finish(signal));
+    await migration.run("finish_mirrors", async () => await this.#disks?.mirrors.finish(signal));
     // Asked, and written, at once, so that both are done when the source is.
     const arrived = this.#line!.request("arrived", {}, signal);
     const written = migration.run(
       "journal_handover",
       () => this.#journal!.update({ state: "handover_sent", phase: "handover" }),
     );
-    const sent = migration.run("finish_ram", () => this.#outgoing!.finish(signal));
+    const sent = migration.run("finish_ram", () => this.#memory!.finish(signal));
     [this.#sentRam] = await Promise.all([sent, arrived, written]);
     this.#needsGuest(); // all of it is there: its end here loses nothing any more
   }
@@ -289,36 +276,42 @@ class Sender {
   async handover(signal: AbortSignal): Promise<void> {
     const migration = this.#migration;
     const run = this.#guest.shouldRun;
-    await migration.run("hand_over", () =>
-      handOver(this.#line!, {
+    await migration.run("hand_over", async () => {
+      await handOver(this.#line!, {
         run,
         migration,
         reach: this.#connection.again,
         peerTimeoutMs: this.#options.peerTimeoutMs,
         withinMs: this.#options.handoverTimeoutMs,
         signal,
-      }));
-    this.account.owner = "destination";
+      });
+      // At once: whatever fails from now on, the guest must not run here.
+      this.account.owner = "destination";
+      migration.undo.forgetAll();
+    });
     this.account.running = run;
-    migration.undo.forgetAll();
     if (run) this.account.downtimeMs = Date.now() - this.#stoppedAtMs;
     migration.step(7);
-    await migration.run("journal_outcome", () => this.#journal!.update({ state: "handed_over" }));
-    if (this.#mirrors) this.#reportMirrors(this.#mirrors.lastProgress);
+    try {
+      await migration.run("journal_outcome", () => this.#journal!.update({ state: "handed_over" }));
+    } catch (error) {
+      this.#warnAtEnd(error); // a journal that cannot be written changes nothing about what is true
+    }
+    if (this.#disks) this.#reportMirrors(this.#disks.mirrors.lastProgress);
     this.#reportRam(this.#sentRam);
   }
 
   async end(signal: AbortSignal): Promise<void> {
     const migration = this.#migration;
     try {
-      await migration.run("remove_key", async () => await this.#nbdCredentials?.remove());
+      await migration.run("remove_key", async () => await this.#disks?.removeKey());
       if (this.#options.sourceAfter === "quit") {
         await migration.run("quit", () => this.#guest.quit(signal));
       }
       await this.#journal!.remove();
     } catch (error) {
       this.#warnAtEnd(error);
-      await writeQuietly(migration, () => this.#journal!.leave());
+      await this.#leaveHandedOver(error);
     }
     // A receiver that was asked again has heard all that it needs.
     if (this.#line!.peer.lost.aborted) return;
@@ -329,6 +322,16 @@ class Sender {
     }
   }
 
+  /** What is left to do here is to end its QEMU, if that is still there. */
+  async #leaveHandedOver(error: unknown): Promise<void> {
+    const [journal, note] = [this.#journal!, toAgentError(error).message];
+    const { aborted: isGone } = this.#guest.qmp.ended;
+    await writeQuietly(
+      this.#migration,
+      () => isGone ? journal.remove() : journal.leave({ state: "handed_over", note }),
+    );
+  }
+
   /** The guest runs at the destination: nothing here can be a failure of the migration any more. */
   #warnAtEnd(error: unknown): void {
     const { code, message } = toAgentError(error);
@@ -337,16 +340,12 @@ class Sender {
 
   /** Dials until the receiver goes on with this migration, and the mirrors with it. */
   async #findReceiver(signal: AbortSignal): Promise<Peer> {
-    const migrationId = this.#migration.id!;
     await this.#suspended;
     const { again: reach } = this.#connection;
     const { peerTimeoutMs } = this.#options;
-    const options = { reach, migrationId, peerTimeoutMs, signal };
-    const peer = await findReceiver(options, async (peer) => {
-      await peer.channel.request("resume", { migration_id: migrationId }, signal);
-      return peer;
-    });
-    await this.#mirrors?.resume(signal);
+    const migrationId = this.#migration.id!;
+    const peer = await resumeMigration({ reach, migrationId, peerTimeoutMs, signal });
+    await this.#disks?.mirrors.resume(signal);
     return peer;
   }
 
@@ -366,13 +365,9 @@ class Sender {
     const journal = this.#journal;
     if (error.kind === "uncertain") {
       this.account.owner = null;
-      await writeQuietly(
-        this.#migration,
-        () => journal!.leave({ note: error.message }),
-      );
-      return;
+      return await writeQuietly(this.#migration, () => journal!.leave({ note: error.message }));
     }
-    if (this.account.owner === "destination") return;
+    if (this.account.owner === "destination") return await this.#leaveHandedOver(error);
     this.account.qmp = this.account.pid = null;
     const told = this.#line?.peer.tellFailure(error);
     // Before the guest runs on: a state that gives it away must not outlive that.
@@ -394,17 +389,10 @@ class Sender {
     const failed = this.account.error !== null;
     const { peer } = this.#line ?? {};
     await peer?.leave(failed ? "failed" : "done", failed ? "the migration failed" : "done");
-    this.#mirrors?.[Symbol.dispose]();
-    this.#outgoing?.[Symbol.dispose]();
+    this.#disks?.[Symbol.dispose]();
+    this.#memory?.[Symbol.dispose]();
     await this.#folder?.[Symbol.asyncDispose]();
     await this.#control?.[Symbol.asyncDispose]();
     await this.#guest?.close();
   }
-}
-
-function unknownDisk(name: string): never {
-  throw new AgentError(
-    "unknown_disk",
-    `The receiver exports ${quote(name)}, which is not mirrored`,
-  );
 }

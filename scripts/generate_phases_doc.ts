@@ -2,6 +2,7 @@
 // compares the file with what this makes.
 
 import { type Phase, phaseOf, PHASES, RFC_STEPS } from "../src/migration/phases.ts";
+import { code, table } from "./markdown.ts";
 
 const PATH = new URL("../docs/phases.md", import.meta.url);
 
@@ -57,18 +58,10 @@ ${
 `;
 }
 
-function describeOwner(owner: Phase["owner"]): string {
+export function describeOwner(owner: Phase["owner"]): string {
   return owner === "destination_once_accepted"
     ? "destination, from the moment at which it accepts"
     : owner;
-}
-
-function table(head: string[], rows: string[][]): string {
-  return [head, head.map(() => "---"), ...rows].map((row) => `| ${row.join(" | ")} |`).join("\n");
-}
-
-function code(text: string): string {
-  return "`" + text + "`";
 }
 
 if (import.meta.main) await Deno.writeTextFile(PATH, makePhasesDoc());

@@ -7,6 +7,7 @@
 import { AgentError, quote, toAgentError } from "../base/errors.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import type { EventSubscription, QmpEvent } from "../qmp/events.ts";
+import { letRunOn } from "./run_state.ts";
 
 const RESTORE_TIMEOUT_MS = 10_000;
 const EVENTS = ["SHUTDOWN", "GUEST_PANICKED", "RESET", "STOP", "RESUME", "BLOCK_IO_ERROR"];
@@ -14,8 +15,8 @@ const EVENTS = ["SHUTDOWN", "GUEST_PANICKED", "RESET", "STOP", "RESUME", "BLOCK_
 const OWN_STOPS = new Set(["finish-migrate", "postmigrate"]);
 /** A migration in one of these is over without success: QEMU itself lets the guest run on then. */
 const GIVEN_UP = new Set(["failed", "cancelling", "cancelled", "none"]);
-/** A sick disk fails every request: each kind of failure is told once. */
-const MAX_IO_WARNINGS = 20;
+/** A guest that reboots without end, or whose disk is sick, must not fill the log. */
+const MAX_WARNINGS = 20;
 
 /** Something that an operator should know and that does not end the migration. */
 export interface GuestWarning {
@@ -25,18 +26,19 @@ export interface GuestWarning {
 
 export class GuestEvents implements Disposable {
   readonly #qmp: QmpClient;
-  readonly #warn: (warning: GuestWarning) => void;
+  readonly #report: (warning: GuestWarning) => void;
   readonly #events: EventSubscription;
   readonly #failure = new AbortController();
   readonly #stop = new AbortController();
   readonly #ioErrors = new Set<string>();
+  #warnings = 0;
   #shouldRun = false;
   #stoppedForUs = false;
 
   /** Subscribes; nothing is done with the events before `follow`. */
   constructor(qmp: QmpClient, options: { warn: (warning: GuestWarning) => void }) {
     this.#qmp = qmp;
-    this.#warn = options.warn;
+    this.#report = options.warn;
     this.#events = qmp.subscribe(...EVENTS);
   }
 
@@ -69,10 +71,8 @@ export class GuestEvents implements Disposable {
 
   /** Lets the guest run on if it is meant to and does not. For a source that keeps its guest. */
   async restore(): Promise<void> {
-    const signal = AbortSignal.timeout(RESTORE_TIMEOUT_MS);
     if (!this.#shouldRun) return;
-    const { running } = await this.#qmp.execute("query-status", {}, { signal });
-    if (!running) await this.#qmp.execute("cont", {}, { signal });
+    await letRunOn(this.#qmp, AbortSignal.timeout(RESTORE_TIMEOUT_MS));
   }
 
   /** Follows no longer. Before this program itself ends QEMU. */
@@ -145,8 +145,8 @@ export class GuestEvents implements Disposable {
   #takeIoError(data: Record<string, unknown>): void {
     const { device, operation, action, reason } = data;
     const key = [device, data["node-name"], operation, action].join(" ");
-    if (this.#ioErrors.has(key) || this.#ioErrors.size >= MAX_IO_WARNINGS) return;
-    this.#ioErrors.add(key);
+    if (this.#ioErrors.has(key)) return; // a sick disk fails every request
+    if (this.#warnings < MAX_WARNINGS) this.#ioErrors.add(key);
     const then = action === "stop" ? "QEMU stopped the guest" : "the guest runs on";
     this.#warn({
       code: "guest_io_error",
@@ -154,6 +154,11 @@ export class GuestEvents implements Disposable {
         `${quote(String(device || data["node-name"] || data["qom-path"]))} failed ` +
         `(${word(reason)}): ${then}`,
     });
+  }
+
+  /** Nothing more once the migration has failed by the guest: what follows belongs to that. */
+  #warn(warning: GuestWarning): void {
+    if (!this.#failure.signal.aborted && ++this.#warnings <= MAX_WARNINGS) this.#report(warning);
   }
 
   #whileFollowing(): { signal: AbortSignal } {

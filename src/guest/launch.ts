@@ -149,17 +149,16 @@ async function daemonize(
 ): Promise<void> {
   const { argv, pidFile, cwd, onEffect, signal } = options;
   let starting = true;
-  let starter: Deno.ChildProcess | undefined;
-  let done: Promise<Deno.CommandOutput> | undefined;
+  const start: { process?: Deno.ChildProcess; done?: Promise<Deno.CommandOutput> } = {};
   await onEffect("end the QEMU that was started", async () => {
     // The daemon writes its pid before it builds the machine: while there is none, ending the
     // process that was started here is all that is needed.
     const pid = await readPidFile(pidFile);
     if (pid !== null) await endProcess(pid);
-    else if (starting) starter?.kill("SIGKILL");
-    await done;
+    else if (starting) start.process?.kill("SIGKILL");
+    await start.done;
   }, { kind: "pid_file", path: pidFile });
-  starter = new Deno.Command(binary, {
+  start.process = new Deno.Command(binary, {
     args: argv,
     // QEMU looks for firmware and ROMs in its working folder first: never in the receiver's.
     cwd,
@@ -167,8 +166,8 @@ async function daemonize(
     stdout: "null",
     stderr: "piped",
   }).spawn();
-  done = starter.output().finally(() => starting = false);
-  const { success, stderr } = await abortable(done, signal);
+  start.done = start.process.output().finally(() => starting = false);
+  const { success, stderr } = await abortable(start.done, signal);
   const text = new TextDecoder().decode(stderr).trim();
   if (success) return;
   throw new AgentError("qemu_not_started", `QEMU did not start: ${text || "it gave no reason"}`, {

@@ -219,24 +219,6 @@ export class MirrorSet implements Disposable {
     }
   }
 
-  /**
-   * Once ready: mirrors every write before the guest sees it done, so that little is left at the stop.
-   * Not for mirrors that reconnect: a guest's write would connect by itself, before it is safe. With the
-   * link cut a guest stands still from then on until the connections are broken (10.0: all the 3 s that
-   * it took; without this 0.04 s).
-   */
-  async blockWrites(signal: AbortSignal): Promise<void> {
-    if (this.#keeper) return;
-    if (!this.#options.features.commands.has("block-job-change")) return; // QEMU before 8.2
-    for (const { jobId: id } of this.#mirrors) {
-      await this.#qmp.execute("block-job-change", {
-        id,
-        type: "mirror",
-        "copy-mode": "write-blocking",
-      }, { signal });
-    }
-  }
-
   /** Breaks the connections (mirror_traces.ts). The jobs then fail; `abandon` tidies up. */
   async cutOff(signal = AbortSignal.timeout(ABANDON_TIMEOUT_MS)): Promise<void> {
     if (!this.#options.features.commands.has("yank")) return;

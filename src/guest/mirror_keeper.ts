@@ -12,6 +12,9 @@
 //   every node when it stops the guest: on a node without a connection that fails, and with it the
 //   migration of the memory (7.2, status `failed` without a word of why). So the delay is one second,
 //   and `resume` waits for the connections of the jobs that had requests on their way.
+// - `suspend` took 1.0 to 1.4 s, which is that delay, and `resume` 0.5 to 2.0 s: an attempt to connect
+//   that has failed is repeated after one second, then two. The guest's longest stall was below 0.1 s
+//   in both phases on an idle machine, with 2.5 s in which nobody had noticed the cut.
 // - A server that carries out what it got over the old connection after what came over the new one
 //   makes the images differ. So jobs may go on only when nothing of the old can come any more: what the
 //   source had unsent is thrown away (`sever`), and the destination's server has been stopped, which

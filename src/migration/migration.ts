@@ -34,6 +34,7 @@ export class Migration {
   readonly #startedAt = performance.now();
   readonly #durations: { phase: PhaseName; ms: number }[] = [];
   #phase: PhaseName | null = null;
+  #inPhase = false;
 
   constructor(options: MigrationOptions) {
     this.side = options.side;
@@ -114,6 +115,7 @@ export class Migration {
    */
   async runPhase<T>(name: PhaseName, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
     this.#enter(name);
+    this.#inPhase = true;
     const { limitMs, cancellable, title, guestRuns } = phaseOf(name);
     const began = performance.now();
     using deadline = new Deadline(
@@ -137,13 +139,14 @@ export class Migration {
       this.fail(failure); // ends what goes on in the background
       throw failure;
     } finally {
+      this.#inPhase = false;
       this.#durations.push({ phase: name, ms: Math.round(performance.now() - began) });
     }
   }
 
   /** Somebody asks to stop when that is not possible any more. */
   #lateCancel(): void {
-    if (this.#phase === null || phaseOf(this.#phase).cancellable) return;
+    if (!this.#inPhase || phaseOf(this.#phase!).cancellable) return;
     const text = "This cannot be cancelled any more: the guest is being handed over";
     this.report({ type: "warning", code: "too_late_to_cancel", text });
   }

@@ -66,11 +66,11 @@ export type Answer = "running" | "never_ran" | "ended" | "uncertain";
 /** What happens to either side. */
 export type CommonEvent = keyof typeof COMMON_EVENTS;
 export const COMMON_EVENTS = {
-  failure: "a step or a check fails, or a time limit passes",
+  failure: "a step fails, or a time limit passes",
   cancel: "somebody cancels",
   link_lost: "the connection is lost",
-  qemu_died: "the QEMU of this side dies",
-  resolve: "`resolve`, or the same command again, after the agent was killed",
+  qemu_died: "its QEMU dies",
+  resolve: "`resolve`, or the same command again",
   keep_source: "`resolve --keep source`",
   keep_destination: "`resolve --keep destination`",
 } as const;
@@ -140,11 +140,11 @@ export const SOURCE_RULES: readonly Rule<"source">[] = [
     state: "owning",
     on: ["hand_over"],
     next: "handover_sent",
-    note: "written while the last of the guest is on its way: the pause is shorter",
+    note: "at the same time as the last of the guest goes over: the pause is shorter",
   },
+  { state: "owning", on: ["keep_destination"], refused: "the guest was not handed over" },
   { state: "handover_sent", on: ["send_handover"], after: ["send_handover"] },
   { state: "handover_sent", on: ["not_sent"], next: "owning", followedBy: "failure" },
-  { state: "owning", on: ["keep_destination"], refused: "the guest was not handed over" },
   {
     state: "handover_sent",
     on: ["answer_running"],
@@ -198,7 +198,6 @@ export const SOURCE_RULES: readonly Rule<"source">[] = [
   {
     state: "kept",
     on: ["failure", "link_lost", "qemu_died", "resolve", "keep_source"],
-    note: "nothing is left to do",
   },
   { state: "kept", on: ["cancel"], refused: "the migration has ended" },
   { state: "kept", on: ["keep_destination"], refused: "the guest stayed at the source" },
@@ -232,8 +231,7 @@ export const DESTINATION_RULES: readonly Rule<"destination">[] = [
     first: ["end_guest"],
     next: "never_ran",
     answer: "never_ran",
-    note: "only the agent that took the handover knows that the guest did not run; " +
-      "`qemu_died` means before it issued `cont`",
+    note: "its QEMU dies before `cont` is issued: only the agent that took the handover knows that",
   },
   {
     state: "accepted",
@@ -276,8 +274,8 @@ export const DESTINATION_RULES: readonly Rule<"destination">[] = [
     on: ["keep_destination"],
     next: "running",
     answer: "running",
-    note: "does what `resolve` does first; after `cannot_continue` the guest counts as here, and " +
-      "is started anew from the disks of the destination",
+    note: "does what `resolve` does first; a guest that cannot go on counts as here, and is " +
+      "started anew from its disks here",
   },
   {
     state: "running",

@@ -14,10 +14,10 @@ export interface Step {
 const SOURCE_STEPS = {
   preflight: ["inspect", "connect", "hello", "open_journal", "plan"],
   params: ["prepare"],
-  mirror: ["reach_nbd", "start_mirrors", "wait_ready", "block_writes"],
+  mirror: ["reach_nbd", "start_mirrors", "wait_ready"],
   ram: ["configure_ram", "incoming", "flush", "start_ram", "wait_stopped"],
-  switchover: ["finish_mirrors", "finish_ram"],
-  handover: ["journal_handover", "hand_over", "journal_outcome"],
+  switchover: ["finish_mirrors", "journal_handover", "finish_ram"],
+  handover: ["hand_over", "journal_outcome"],
   end: ["remove_key", "quit", "finish"],
 } as const satisfies Record<PhaseName, readonly string[]>;
 
@@ -27,8 +27,8 @@ const DESTINATION_STEPS = {
   mirror: ["wait_incoming"],
   ram: ["flush", "incoming", "wait_arrived"],
   switchover: ["stop_exports", "load", "wait_handover"],
-  handover: ["journal_accepted", "resume", "journal_running"],
-  end: ["remove_key", "wait_finish"],
+  handover: ["journal_accepted", "resume"],
+  end: ["journal_running", "remove_key", "wait_finish"],
 } as const satisfies Record<PhaseName, readonly string[]>;
 
 const STEPS_OF = { source: SOURCE_STEPS, destination: DESTINATION_STEPS };

@@ -1,10 +1,23 @@
 // One host of the fault matrix: its folders, its journals, the agents started on it, what is left there.
 
-import type { JournalRecord } from "../../src/migration/journal_record.ts";
+import type {
+  MigrationAccount,
+  ResolvedLine,
+  StatusLine,
+} from "../../src/cli/journal_documents.ts";
 import { Agent, agentCommand } from "../lib/agents.ts";
-import { run } from "../lib/command.ts";
+import { capture, type CommandOutput, run } from "../lib/command.ts";
 import type { TestHost } from "../lib/netns.ts";
 import { TempDir } from "../lib/temp.ts";
+
+/** What `resolve` came to. */
+export interface Resolved {
+  code: number;
+  /** All that it said. */
+  text: string;
+  /** Null when it failed. */
+  document: ResolvedLine | null;
+}
 
 /** Room for the disks of the case, and not much more. */
 const DISK_BYTES = 160 * 2 ** 20;
@@ -65,27 +78,32 @@ export class Host implements AsyncDisposable {
   }
 
   /** What `status` says of the migrations that have a journal here. */
-  async journals(signal: AbortSignal): Promise<Pick<JournalRecord, "migration_id" | "state">[]> {
-    const { code, text } = await this.#command(["status", "--json"], signal);
-    if (code !== 0) throw new Error(`status: exit code ${code}: ${text}`);
-    return JSON.parse(text).migrations;
+  async status(signal: AbortSignal): Promise<MigrationAccount[]> {
+    const { code, stdout, stderr } = await this.#command(["status", "--json"], signal);
+    if (code !== 0) throw new Error(`status: exit code ${code}: ${stderr}`);
+    const { migrations, damaged } = JSON.parse(stdout) as StatusLine;
+    if (damaged.length > 0) throw new Error(`status: damaged journals: ${JSON.stringify(damaged)}`);
+    return migrations;
   }
 
-  resolve(
-    id: string,
-    args: string[],
-    signal: AbortSignal,
-  ): Promise<{ code: number; text: string }> {
-    return this.#command(["resolve", id, ...args], signal);
+  /** Runs `resolve` with those words. */
+  async resolve(words: readonly string[], signal: AbortSignal): Promise<Resolved> {
+    const { code, stdout, stderr } = await this.#command(["resolve", ...words, "--json"], signal);
+    const said: unknown = JSON.parse(stdout.trim().split("\n").at(-1) ?? "null");
+    return {
+      code,
+      text: `${stdout}${stderr}`.trim(),
+      document: code === 0 ? said as ResolvedLine : null,
+    };
   }
 
   /** The QMP socket of the guest that lives here; null when none does. */
   async guestQmp(): Promise<string | null> {
-    return (await this.#qemus()).length === 0 ? null : `${this.run}/guest/qmp.sock`;
+    return (await this.qemus()).length === 0 ? null : `${this.run}/guest/qmp.sock`;
   }
 
   async killQemu(): Promise<void> {
-    for (const pid of await this.#qemus()) Deno.kill(pid, "SIGKILL");
+    for (const pid of await this.qemus()) Deno.kill(pid, "SIGKILL");
   }
 
   async fillDisk(signal: AbortSignal): Promise<void> {
@@ -96,76 +114,74 @@ export class Host implements AsyncDisposable {
     );
   }
 
-  async freeDisk(_signal: AbortSignal): Promise<void> {
-    await Deno.remove(`${this.disks}/filler`).catch((error) => {
-      if (!(error instanceof Deno.errors.NotFound)) throw error;
-    });
+  async freeDisk(): Promise<void> {
+    await removeIfThere(`${this.disks}/filler`);
   }
 
   /** Removes what is in the way of a guest that comes (back). */
   async clearDisks(originals: readonly string[]): Promise<void> {
-    for (const path of originals) {
-      const name = path.slice(path.lastIndexOf("/") + 1);
-      await Deno.remove(`${this.disks}/${name}`).catch((error) => {
-        if (!(error instanceof Deno.errors.NotFound)) throw error;
-      });
-    }
+    for (const path of originals) await removeIfThere(this.placeOf(path));
   }
 
-  /** What a migration that has ended must not leave here. */
+  /** Where a disk of the other host comes to lie here. */
+  placeOf(original: string): string {
+    return `${this.disks}/${original.slice(original.lastIndexOf("/") + 1)}`;
+  }
+
+  /**
+   * What a migration that has ended must not leave here.
+   * @param options.holds what belongs here: a guest that runs, its disks alone (it has died here), or
+   *   nothing
+   */
   async leftovers(
     signal: AbortSignal,
-    { hasGuest = false }: { hasGuest?: boolean } = {},
+    { holds = "nothing" }: { holds?: "guest" | "disks" | "nothing" } = {},
   ): Promise<string[]> {
     const left: string[] = [];
-    for (const { migration_id, state } of await this.journals(signal)) {
+    for (const { migration_id, state, next, meaning } of await this.status(signal)) {
       // A tombstone answers whoever asks late; the guest's own journal says where it is.
-      const stays = state === "never_ran" || state === "ended" || (hasGuest && state === "running");
-      if (!stays) left.push(`journal ${migration_id} (${state})`);
+      if (next !== null) left.push(`journal ${migration_id} (${state}: ${meaning}; ${next})`);
+      if (state === "kept" || state === "handed_over") {
+        left.push(`journal ${migration_id} (${state}), which nobody can ask for`);
+      }
     }
     for (const name of namesIn(this.#state)) {
       if (!/^(.*\.json|\.?lock)$/.test(name)) left.push(`${name} in the state folder`);
     }
     for (const name of namesIn(this.#tmp)) left.push(`temporary ${name}`);
-    if (!hasGuest) {
+    if (holds === "nothing") {
       for (const name of namesIn(this.run)) left.push(`${name} in the run folder`);
       for (const name of namesIn(this.disks)) {
         if (name !== "filler") left.push(`disk ${name}`);
       }
-      for (const pid of await this.#qemus()) left.push(`QEMU ${pid}`);
     }
+    if (holds !== "guest") { for (const pid of await this.qemus()) left.push(`QEMU ${pid}`); }
     return left;
+  }
+
+  /** Processes that run on this host. */
+  async processes(signal: AbortSignal): Promise<number[]> {
+    const text = await run(["ip", "netns", "pids", this.#netns], signal);
+    return text.split("\n").filter((line) => line !== "").map(Number);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const agent of this.#agents) await agent[Symbol.asyncDispose]();
     await this.killQemu();
-    while ((await this.#qemus()).length > 0) await new Promise((done) => setTimeout(done, 10));
+    while ((await this.qemus()).length > 0) await new Promise((done) => setTimeout(done, 10));
     const never = new AbortController().signal;
     if (this.#mounted) await run(["umount", this.disks], never);
     await this.#temp[Symbol.asyncDispose]();
   }
 
-  async #command(
-    args: readonly string[],
-    signal: AbortSignal,
-  ): Promise<{ code: number; text: string }> {
-    const [program, ...first] = agentCommand();
-    const { code, stdout, stderr } = await new Deno.Command("ip", {
-      args: [
-        ...["netns", "exec", this.#netns, program!, ...first, ...args],
-        ...["--state-dir", this.#state],
-      ],
-      env: { TMPDIR: this.#tmp, NO_COLOR: "1" },
-      stdin: "null",
-      signal,
-    }).output();
-    const text = new TextDecoder();
-    return { code, text: (text.decode(stdout) + text.decode(stderr)).trim() };
+  #command(args: readonly string[], signal: AbortSignal): Promise<CommandOutput> {
+    const env = ["env", `TMPDIR=${this.#tmp}`, "NO_COLOR=1"];
+    const words = [...agentCommand(), ...args, "--state-dir", this.#state];
+    return capture(["ip", "netns", "exec", this.#netns, ...env, ...words], signal);
   }
 
   /** Processes of QEMU that were started here, by the folder in their command line. */
-  async #qemus(): Promise<number[]> {
+  async qemus(): Promise<number[]> {
     const found: number[] = [];
     for await (const { name } of Deno.readDir("/proc")) {
       const pid = Number(name);
@@ -174,6 +190,14 @@ export class Host implements AsyncDisposable {
       if (line.includes(this.run) && /^\S*qemu-system/.test(line)) found.push(pid);
     }
     return found;
+  }
+}
+
+async function removeIfThere(path: string): Promise<void> {
+  try {
+    await Deno.remove(path);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
   }
 }
 

@@ -7,6 +7,7 @@ import { PROOF_TARGET, TICKET_TARGET } from "./targets/link.ts";
 import { CHANNEL_TARGET, DOCUMENT_TARGET, MESSAGE_TARGET } from "./targets/messages.ts";
 import { PARAMS_TARGET } from "./targets/params.ts";
 import { PATH_TARGET } from "./targets/paths.ts";
+import { XEN_TARGET } from "./targets/xen.ts";
 import type { Target } from "./target.ts";
 
 export const TARGETS: readonly Target[] = [
@@ -21,6 +22,7 @@ export const TARGETS: readonly Target[] = [
   KEYVAL_TARGET,
   COMMAND_LINE_TARGET,
   PATH_TARGET,
+  XEN_TARGET,
 ] as readonly Target[];
 
 /** The target of that name; throws when there is none. */

@@ -153,7 +153,10 @@ export async function move(site: TestSite, options: MoveOptions): Promise<Moved>
   const guest = await site.openGuest(account!, signal);
   try {
     await assertNoRemains(guest.qmp, signal);
-    if (!options.receiver) await site.assertNoTemporaryFiles();
+    if (!options.receiver) {
+      await site.assertNoTemporaryFiles();
+      await site.assertNoJournals();
+    }
     if (account!.running) await assertGoesOn(guest.qmp, { since, signal });
     else assertEquals((await readGuest(guest.qmp, signal)).count, since);
   } catch (error) {
@@ -224,7 +227,10 @@ export async function failToMove(
       [codes.receiver ?? CANCELLED, []],
       said(),
     );
-    if (!options.leavesRemains) await site.assertEmpty({ disks: options.disks ?? [] });
+    if (!options.leavesRemains) {
+      await site.assertEmpty({ disks: options.disks ?? [] });
+      await site.assertNothingToResolve();
+    }
   }
   await assertUntouched(source, { before, signal });
   return end;

@@ -3,6 +3,7 @@
 
 import { assertEquals } from "@std/assert";
 import { abortable, delay } from "../../src/base/deadline.ts";
+import type { Side } from "../../src/base/errors.ts";
 import { QmpClient } from "../../src/qmp/client.ts";
 import { type Account, Agent } from "./agents.ts";
 import type { TestNet } from "./netns.ts";
@@ -26,6 +27,8 @@ export class TestSite implements AsyncDisposable {
   readonly run: string;
   /** Where the agents, the sender too, make their temporary folders. */
   readonly tmp: string;
+  /** Each side's own, as on two hosts: where its agents keep their journals. */
+  readonly stateDirs: Readonly<Record<Side, string>>;
   readonly #temp: TempDir;
   readonly #net: TestNet | undefined;
   readonly #agents: Agent[] = [];
@@ -36,6 +39,7 @@ export class TestSite implements AsyncDisposable {
     this.disks = temp.file("disks");
     this.run = temp.file("run");
     this.tmp = temp.file("tmp");
+    this.stateDirs = { source: temp.file("state-source"), destination: temp.file("state") };
   }
 
   /** With a network: receivers run on its right host, senders on its left one. */
@@ -77,9 +81,14 @@ export class TestSite implements AsyncDisposable {
 
   /** Starts an agent that is ended with this host at the latest. */
   start(args: readonly string[], signal: AbortSignal): Agent {
-    const host = args[0] === "receive" ? this.#net?.right : this.#net?.left;
+    const side = args[0] === "receive" ? "destination" : "source";
+    const host = side === "destination" ? this.#net?.right : this.#net?.left;
     const netns = host ? { netns: host.netns } : {};
-    const agent = Agent.start(args, { tmpDir: this.tmp, ...netns, signal });
+    const agent = Agent.start([...args, "--state-dir", this.stateDirs[side]], {
+      tmpDir: this.tmp,
+      ...netns,
+      signal,
+    });
     this.#agents.push(agent);
     return agent;
   }
@@ -106,6 +115,34 @@ export class TestSite implements AsyncDisposable {
 
   async assertNoTemporaryFiles(): Promise<void> {
     assertEquals(await namesIn(this.tmp), [], "temporary files left behind");
+  }
+
+  /** Neither host has a journal any more, nor an agent's socket beside it. */
+  async assertNoJournals(): Promise<void> {
+    assertEquals(await this.#journals("source"), [], "journals left at the source");
+    assertEquals(await this.#journals("destination"), [], "journals left at the destination");
+  }
+
+  /**
+   * After a migration that failed: nothing at the source, and at the destination at most the word, for
+   * a sender that might still ask, that the guest never ran there.
+   */
+  async assertNothingToResolve(): Promise<void> {
+    assertEquals(await this.#journals("source"), [], "journals left at the source");
+    const left = await this.#journals("destination");
+    assertEquals(left.filter((journal) => !journal.endsWith(" never_ran")), [], "undecided");
+  }
+
+  /** Each journal's name and state, and what else is in the folder but its lock. */
+  async #journals(side: Side): Promise<string[]> {
+    const folder = this.stateDirs[side];
+    const names = await exists(folder) ? await namesIn(folder) : [];
+    return await Promise.all(
+      names.filter((name) => name !== ".lock").map(async (name) => {
+        if (!name.endsWith(".json")) return name;
+        return `${name} ${JSON.parse(await Deno.readTextFile(`${folder}/${name}`)).state}`;
+      }),
+    );
   }
 
   /** Ends every agent and QEMU of this host and removes its folder. */
@@ -140,6 +177,16 @@ export class ArrivedGuest implements AsyncDisposable {
   /** Lets go of its monitor, for whoever moves it next. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.qmp.close();
+  }
+}
+
+async function exists(path: string): Promise<boolean> {
+  try {
+    await Deno.stat(path);
+    return true;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
   }
 }
 

@@ -194,13 +194,7 @@ function messages(world: World, setting: Setting): Move[] {
   }
   const asked = (change: (next: World) => void) => {
     if (destination.forgotten) return arrives("knows no such migration", change);
-    const before = (next: World) => {
-      change(next);
-      if (destination.agent === "serving" && setting.broken.has("answer_from_memory")) {
-        next.destination.journal = "preparing";
-      }
-    };
-    moves.push(on("ask", { world, setting, kind: "message", before }));
+    moves.push(on("ask", { world, setting, kind: "message", before: change }));
   };
   if (ask.at === "travels") {
     asked((next) => {

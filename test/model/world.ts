@@ -114,8 +114,8 @@ export const START: World = {
   lostGuest: false,
 };
 
-/** More asks that were given up than this make no difference. */
-export const MAX_LOOSE_ASKS = 2;
+/** Asks that were given up and still travel, beside the one that is waited for and the handover. */
+export const MAX_LOOSE_ASKS = 1;
 
 /** One thing that can happen. */
 export interface Move {

@@ -127,6 +127,25 @@ for (const binary of ["qemu-system-x86_64", newer]) {
     await assertGoesOn(second.monitor, { since, signal });
   });
 
+  define("a server that ends under the mirrors: told, and they go on", async (scene, signal) => {
+    const destination = await scene.startDestination();
+    const { exports, port, names, serveAgain } = await scene.serve(destination, null);
+    const mirrors = await scene.makeMirrors(port, { names, speedBytesPerS: 8e6 });
+    await mirrors.start(signal);
+    const waiting = mirrors.waitReady({ report: () => {}, signal });
+    await exports.stop(signal);
+    const error = await assertRejects(() => waiting, AgentError);
+    assertEquals([error.code, error.kind], ["mirror_lost", "link"]);
+    await mirrors.suspend();
+    await serveAgain();
+    await mirrors.resume(signal);
+    await mirrors.waitReady({ report: () => {}, signal });
+    await scene.source.monitor.execute("stop", {}, { signal });
+    await mirrors.finish(signal);
+    await exports.stop(signal);
+    await scene.assertSameDisks();
+  });
+
   define(
     "the link is lost for good: nothing stays and the guest runs on",
     async (scene, signal) => {
@@ -209,6 +228,7 @@ async function sendRam(scene: MirrorScene, vm: TestVm, options: {
   await incoming.listen(path, { features: scene.features, signal });
   const outgoing = new OutgoingMigration(monitor, scene.features);
   const ram = { bandwidthBytesPerS: bytesPerS, downtimeLimitMs: null, autoConverge: false };
+  await outgoing.remember(signal);
   await outgoing.configure(ram, signal);
   await outgoing.start(path, signal);
   const progressed = Promise.withResolvers<void>();

@@ -139,7 +139,8 @@ Deno.test({
       send: [
         ...["--via", `ssh:root@${net.right.address}`, "--ssh-config", config],
         ...["--via-program", program],
-        `--via-options=--disk-dir ${site.disks} --run-dir ${site.run}`,
+        `--via-options=--disk-dir ${site.disks} --run-dir ${site.run} ` +
+        `--state-dir ${site.stateDirs.destination}`,
       ],
       signal,
       async look({ left, right }) {

@@ -89,7 +89,7 @@ Deno.test({
       run([
         ...agentCommand(),
         ...["receive", "--detach", "--json", "--run-dir", site.run, "--disk-dir", site.disks],
-        ...args,
+        ...["--state-dir", site.stateDirs.destination, ...args],
       ], signal);
     const shown = JSON.parse(await receive("--show-ticket"));
     try {

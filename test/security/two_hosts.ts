@@ -60,7 +60,8 @@ export class TwoHosts implements AsyncDisposable {
     const { right } = this.net;
     const output = await this.run(right, [
       ...["receive", "--detach", "--listen", `${right.address}:0`, "--json"],
-      ...["--disk-dir", this.site.disks, "--run-dir", this.site.run, ...args],
+      ...["--disk-dir", this.site.disks, "--run-dir", this.site.run],
+      ...["--state-dir", this.site.stateDirs.destination, ...args],
     ], signal);
     const { host, port, pid, log } = JSON.parse(output);
     return { address: `${host}:${port}`, pid, log };
@@ -69,7 +70,10 @@ export class TwoHosts implements AsyncDisposable {
   /** Arguments of a sender for the guest, which must not end its QEMU. */
   send(args: readonly string[]): string[] {
     const { qmpPath } = this.source;
-    return ["send", "-q", "--json", "--qmp", qmpPath, "--source-after", "paused", ...args];
+    return [
+      ...["send", "-q", "--json", "--qmp", qmpPath, "--source-after", "paused"],
+      ...["--state-dir", this.site.stateDirs.source, ...args],
+    ];
   }
 
   /** Runs the program on a host to its end. @throws Error with its output unless it succeeds */

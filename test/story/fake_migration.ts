@@ -69,7 +69,7 @@ export class FakeMigration {
       throw new Refusal("'-incoming' was not specified on the command line");
     }
     if (this.#listener) throw new Refusal("The incoming migration has already been started");
-    this.#listener = Deno.listen({ transport: "unix", path: pathOf(uri) });
+    this.#listener = listen(pathOf(uri));
     this.#setStatus("setup");
     this.done = this.#receive(this.#listener);
   }
@@ -200,6 +200,15 @@ export class FakeMigration {
     } catch (error) {
       if (!(error instanceof Deno.errors.BadResource)) throw error;
     }
+  }
+}
+
+function listen(path: string): Deno.UnixListener {
+  try {
+    return Deno.listen({ transport: "unix", path });
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error; // the folder is gone already
+    throw new Refusal(`Failed to bind socket to ${path}: No such file or directory`);
   }
 }
 

@@ -12,9 +12,20 @@ const POLLS = new Set(["query-migrate", "query-block-jobs", "query-status"]);
 /** A refusal of these is an answer as good as any; a refused poll may come when it is all over. */
 const MAY_BE_REFUSED = new Set([...POLLS, "qom-list-properties"]);
 
+/** For the answer of a receiver that cannot be reached. */
+const NOBODY_MS = 50;
+
 const FAULTS: Record<Point["kind"], readonly FaultKind[]> = {
   qmp: ["error", "death", "cut", "noise", "cancel source", "cancel destination"],
-  wire: ["cut", "bad frame", "bad message", "bad body", "cancel source", "cancel destination"],
+  wire: [
+    "cut",
+    "cut for good",
+    "bad frame",
+    "bad message",
+    "bad body",
+    "cancel source",
+    "cancel destination",
+  ],
 };
 
 async function passPoints(): Promise<Point[]> {
@@ -33,10 +44,11 @@ Deno.test("every phase has its points", async () => {
 for (const kind of ["qmp", "wire"] as const) {
   for (const fault of FAULTS[kind]) {
     Deno.test(`${kind}: '${fault}' at every point`, async (t) => {
+      const options = fault === "cut for good" ? { handoverTimeoutMs: NOBODY_MS } : {};
       for (const at of (await passPoints()).filter((point) => point.kind === kind)) {
         if (fault === "bad body" && at.what.startsWith("opens ")) continue; // it has no body
         await t.step(namePoint(at), async () => {
-          const story = await runStory({ fault: { at, kind: fault } });
+          const story = await runStory({ fault: { at, kind: fault }, options });
           assert(story.struck, "the fault was never reached");
           checkOutcome(story);
           checkVerdict(story, { at, kind: fault });
@@ -49,6 +61,9 @@ for (const kind of ["qmp", "wire"] as const) {
 /** What the fault must have led to, besides what holds after any. */
 function checkVerdict(story: StoryResult, fault: { at: Point; kind: FaultKind }): void {
   const { at: { phase, kind: where, what }, kind } = fault;
+  if (kind !== "cut for good") {
+    assert(story.sender.owner !== null, "the receiver could be asked: nothing is in doubt");
+  }
   if (!phaseOf(phase).cancellable) return; // from the handover on it may have gone well
   const { outcome } = story.sender;
   if (kind === "cancel source" || kind === "cancel destination") {

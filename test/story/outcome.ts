@@ -52,14 +52,19 @@ export function checkOutcome(story: StoryResult): void {
  * A journal outlives its migration only to be asked, or because there is something to be decided: then
  * the account says so too.
  */
-function checkJournals({ journals, sender, receiver }: StoryResult): void {
+function checkJournals(story: StoryResult): void {
+  const { journals, sender, receiver } = story;
   for (const record of Object.values(journals)) {
     assertEquals(record?.agent ?? null, null, "no journal names an agent that works on it");
     assertEquals(record?.control ?? null, null, "no journal names a socket");
   }
   const { source, destination } = journals;
-  const uncertain = sender.owner === null;
-  assertEquals(source?.state ?? null, uncertain ? "handover_sent" : null, "the source's journal");
+  const state = source?.state ?? null;
+  if (sender.owner === null) assertEquals(state, "handover_sent", "the source's journal");
+  else if (state !== null) {
+    assertEquals([sender.owner, state], ["destination", "handed_over"], "the source's journal");
+    assert(!story.source.ended, "what is left to do at the source is to end its QEMU");
+  }
   if (destination === null) return;
   if (!isOver(destination)) {
     assertEquals([destination.state, receiver?.owner], ["accepted", null], "nobody knows");

@@ -4,6 +4,7 @@
 // (versions 2 and 3); xl's own header and texts have none but xl itself (Xen 4.6 and later).
 
 import { AgentError } from "../../base/errors.ts";
+import type { Check } from "./steps.ts";
 
 const encoder = new TextEncoder();
 
@@ -19,7 +20,13 @@ export const MAX_OPTIONS_BYTES = 1 << 20;
 export const LIBXL_IDENT = encoder.encode("LibxlFmt");
 export const LIBXL_VERSION = 2;
 /** Eight times 0xff and the name: images of Xen 4.5 and earlier begin otherwise. */
-export const LIBXC_MARKER = Uint8Array.of(...new Array<number>(8).fill(0xff), 0x58, 0x45, 0x4e, 0x46);
+export const LIBXC_MARKER = Uint8Array.of(
+  ...new Array<number>(8).fill(0xff),
+  0x58,
+  0x45,
+  0x4e,
+  0x46,
+);
 /** Version 2 (Xen 4.6 to 4.13) has no STATIC_DATA_END; the rest is the same. */
 export const LIBXC_VERSIONS: readonly number[] = [2, 3];
 export const HVM_GUEST = 2;
@@ -31,7 +38,7 @@ export const RECORD_HEADER_BYTES = 8;
 export const OPTIONAL_RECORD = 0x80000000;
 const MAX_OPTIONAL_BYTES = 1 << 20;
 
-export interface RecordRule {
+interface RecordRule {
   readonly name: string;
   readonly minBytes: number;
   readonly maxBytes: number;
@@ -43,7 +50,7 @@ export const PAGE_DATA = 1;
 export const VERIFY = 0xd;
 
 /** What may be in the stream of an HVM guest's migration. libxl itself would take any length. */
-export const LIBXL_RECORDS: ReadonlyMap<number, RecordRule> = new Map([
+const LIBXL_RECORDS: ReadonlyMap<number, RecordRule> = new Map([
   [END, rule("END", 0, 0)],
   [LIBXC_CONTEXT, rule("LIBXC_CONTEXT", 0, 0)],
   [2, rule("EMULATOR_XENSTORE_DATA", 8, 1 << 20)],
@@ -51,7 +58,7 @@ export const LIBXL_RECORDS: ReadonlyMap<number, RecordRule> = new Map([
 ]);
 
 /** Those of an HVM guest. libxc allows 128 MiB for each. */
-export const LIBXC_RECORDS: ReadonlyMap<number, RecordRule> = new Map([
+const LIBXC_RECORDS: ReadonlyMap<number, RecordRule> = new Map([
   [END, rule("END", 0, 0)],
   // The count, and one page frame number at least.
   [PAGE_DATA, rule("PAGE_DATA", 16, 128 << 20)],
@@ -131,6 +138,19 @@ export function streamError(code: keyof typeof HINTS, text: string, offset: numb
     `The domain's migration stream has at byte ${offset} ${text}`,
     hint === undefined ? {} : { hint },
   );
+}
+
+/**
+ * A check for what must begin with `bytes` (all of it, when it is no longer than that); `text` says what
+ * it is otherwise.
+ */
+export function expectBytes(bytes: Uint8Array, text: string): Check {
+  return (part, offset) => {
+    const length = Math.min(part.length, bytes.length);
+    for (let i = 0; i < length; i++) {
+      if (part[i] !== bytes[i]) throw streamError("malformed", text, offset);
+    }
+  };
 }
 
 function rule(name: string, minBytes: number, maxBytes: number): RecordRule {

@@ -30,6 +30,24 @@ export interface Piece<Kind extends string> {
   readonly bytes: Uint8Array;
 }
 
+/** The next `count` bytes. */
+export function* take<Kind extends string>(count: number, check?: Check): Steps<Kind, Taken> {
+  const step: Step<Kind> = check ? { do: "take", count, check } : { do: "take", count };
+  return (yield step)!;
+}
+
+export function* extend<Kind extends string>(count: number): Steps<Kind, Taken> {
+  return (yield { do: "extend", count })!;
+}
+
+export function* pass<Kind extends string>(count: number): Steps<Kind, void> {
+  if (count > 0) yield { do: "pass", count };
+}
+
+export function* give<Kind extends string>(kind: Kind): Steps<Kind, void> {
+  yield { do: "give", kind };
+}
+
 /** Reads by a grammar that does not end by itself: what must not be there, it refuses. */
 export class StepReader<Kind extends string> {
   readonly #grammar: Steps<Kind, never>;

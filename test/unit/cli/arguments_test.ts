@@ -3,6 +3,7 @@ import { AgentError } from "../../../src/base/errors.ts";
 import { parseCommandLine } from "../../../src/cli/arguments.ts";
 import { COMMANDS } from "../../../src/cli/command_table.ts";
 import type { Surroundings } from "../../../src/cli/option_spec.ts";
+import { FAULT_POINTS } from "../../../src/migration/steps.ts";
 
 const ROOT: Surroundings = {
   cwd: "/home/op",
@@ -39,6 +40,11 @@ Deno.test("send: every option, in both spellings", () => {
     downtimeLimitMs: 300,
     autoConverge: true,
     timeoutMs: 600_000,
+    peerTimeoutMs: 1500,
+    reconnectMs: 60_000,
+    handoverTimeoutMs: 120_000,
+    stateDir: "/home/op/s",
+    fault: { point: FAULT_POINTS[0], action: "hold" },
     sourceAfter: "paused",
     nbd: "tunnel",
     insecureNbd: true,
@@ -48,6 +54,8 @@ Deno.test("send: every option, in both spellings", () => {
     parse(
       "send --to 10.0.0.2:4444 --qmp unix:/run/a/qmp.sock --qemu-pid 77 -q --disks a,b " +
         "--disk-bandwidth 100M --ram-bandwidth 5000 --downtime-limit 300ms --auto-converge " +
+        "--peer-timeout 1500ms --reconnect 60s --handover-timeout 2m --state-dir s " +
+        `--fail-at ${FAULT_POINTS[0]}:hold ` +
         "--timeout 10m --source-after paused --insecure --nbd tunnel --insecure-nbd --json",
     ),
     expected,
@@ -56,6 +64,8 @@ Deno.test("send: every option, in both spellings", () => {
     parse(
       "send --to=10.0.0.2:4444 --qmp=/run/a/qmp.sock --qemu-pid=77 --copy-storage --disks=a,b " +
         "--disk-bandwidth=100m --ram-bandwidth=5000 --downtime-limit=300ms --auto-converge " +
+        "--peer-timeout=1500ms --reconnect=1m --handover-timeout=120s --state-dir=/home/op/s/ " +
+        `--fail-at=${FAULT_POINTS[0]}:hold ` +
         "--timeout=600s --source-after=paused --insecure --nbd=tunnel --insecure-nbd --json",
     ),
     expected,
@@ -76,6 +86,11 @@ Deno.test("send: what is not given", () => {
     downtimeLimitMs: null,
     autoConverge: false,
     timeoutMs: null,
+    peerTimeoutMs: 3000,
+    reconnectMs: 0,
+    handoverTimeoutMs: 60_000,
+    stateDir: "/var/lib/migrate-agent",
+    fault: null,
     sourceAfter: "quit",
     nbd: "direct",
     insecureNbd: false,
@@ -90,7 +105,8 @@ Deno.test("receive: every option", () => {
         "--run-dir /run/x/ --disk-dir disks --disk hd0=a=b.raw --disk b.raw=/b --path-map /a/=b " +
         "--allow-dir c --allow-dir /d --allow-bridge br0 --allow-vnc --override netdev.n0.ifname=tap7 " +
         "--override netdev.n0.script= --nbd-host 10.0.0.9 --nbd-ports 5000-5009 --reuse-disks " +
-        "--once --json --detach --log l",
+        "--once --json --detach --log l --peer-timeout 10s --state-dir /s " +
+        `--fail-at ${FAULT_POINTS.at(-1)}`,
     ),
     {
       command: "receive",
@@ -126,6 +142,9 @@ Deno.test("receive: every option", () => {
       json: true,
       detach: true,
       log: "/home/op/l",
+      peerTimeoutMs: 10_000,
+      stateDir: "/s",
+      fault: { point: FAULT_POINTS.at(-1), action: "error" },
     },
   );
 });
@@ -162,6 +181,9 @@ Deno.test("receive: what is not given, and where the run folder is", () => {
     json: false,
     detach: false,
     log: null,
+    peerTimeoutMs: 3000,
+    stateDir: "/var/lib/migrate-agent",
+    fault: null,
   });
   const user = { ...ROOT, cwd: "/", uid: 1000, runtimeDir: "/run/user/1000" };
   const received = parse("receive --adopt-qmp q", user);

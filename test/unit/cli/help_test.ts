@@ -8,7 +8,9 @@ Deno.test("help names every command, option and example and fits 100 columns", (
   for (const command of COMMANDS) {
     assertStringIncludes(overview, `  ${command.name} `);
     const text = helpText(command.name);
-    for (const option of command.options) assertStringIncludes(text, `--${option.name}`);
+    for (const { name, hidden } of command.options) {
+      assertEquals(text.includes(`--${name} `) || text.includes(`--${name}\n`), !hidden, name);
+    }
     for (const example of command.examples) {
       assertStringIncludes(text, example.task);
       assertStringIncludes(text.replace(/ \\\n +/g, " "), example.line);

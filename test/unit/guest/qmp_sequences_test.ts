@@ -223,6 +223,8 @@ Deno.test("outgoing: pauses before the switchover, without QEMU's old speed limi
   const { link, qmp, outgoing } = await startOutgoing();
   await using _ = qmp;
   const options = { bandwidthBytesPerS: 0, downtimeLimitMs: 50, autoConverge: true };
+  await outgoing.remember(never);
+  assertEquals(argsOf(link, "migrate-set-capabilities"), [], "remembered before it is changed");
   await outgoing.configure(options, never);
   const [set] = argsOf(link, "migrate-set-capabilities");
   const names = (set?.capabilities as { capability: string; state: boolean }[])

@@ -52,7 +52,8 @@ const WRONG: Record<string, [unknown, string]> = {
   "an unknown remain": [
     { ...record(), remains: [{ kind: "bomb" }] },
     "is damaged: wrong 'remains.0.kind', " +
-    '("file" | "folder" | "process" | "pid_file" | "source_qemu") expected',
+    '("file" | "folder" | "process" | "pid_file" | "source_qemu" | "xen_source" | "xen_domain") ' +
+    "expected",
   ],
   "a path that is none": [record({ qmp: "qmp.sock" }), `is damaged: wrong 'qmp', "/" expected`],
 };

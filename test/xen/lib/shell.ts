@@ -40,7 +40,7 @@ export class Shell implements AsyncDisposable {
           "IdentitiesOnly yes",
           `UserKnownHostsFile "${rig}/known_hosts"`,
         ],
-        ...[`ControlPath "${file("ssh")}"`, "ControlMaster auto"],
+        ...[`ControlPath "${file("ssh")}"`],
         "",
       ].join("\n"),
     );

@@ -121,7 +121,7 @@ export class XenHost implements AsyncDisposable {
     if (code !== 0) throw new Error(`Cannot write ${path} on host ${this.name}: exit code ${code}`);
   }
 
-  /** Drops every frame between the hosts from now on, in silence. Can not be repeated. */
+  /** Drops every frame between the hosts from now on, in silence. Cannot be repeated. */
   async cut(signal: AbortSignal): Promise<void> {
     await this.#vm.monitor.execute("object-add", CUT, { signal });
   }

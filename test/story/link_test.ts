@@ -1,0 +1,107 @@
+// The connection is lost: where it may be found again the migration goes on, and where it may not the
+// guest stays; after the handover the sender asks until it knows.
+
+import { assert, assertEquals } from "@std/assert";
+import type { PhaseName } from "../../src/migration/phases.ts";
+import { checkOutcome } from "./outcome.ts";
+import { namePoint, type Point, runStory, type StoryResult } from "./story.ts";
+
+/** Long enough to be found. */
+const RECONNECT_MS = 10_000;
+/** Too short for anybody, where nobody can be reached. */
+const SHORT_MS = 200;
+const WITH_RECONNECT: readonly (PhaseName | null)[] = ["mirror", "ram"];
+
+function warnings({ events }: StoryResult, code: string) {
+  return events.filter((event) => event.type === "warning" && event.code === code)
+    .map(({ side }) => side).toSorted();
+}
+
+/** The points of a phase after which both sides know that the link may be found again. */
+async function pointsWithReconnect(nbd: "direct" | "tunnel"): Promise<Point[]> {
+  const options = { nbd, reconnectMs: RECONNECT_MS };
+  const { points } = await runStory({ options });
+  return points.filter(({ phase, nth }) => WITH_RECONNECT.includes(phase) && nth === 1);
+}
+
+for (const nbd of ["direct", "tunnel"] as const) {
+  Deno.test(`found again: the migration goes on, disks ${nbd}`, async (t) => {
+    const options = { nbd, reconnectMs: RECONNECT_MS };
+    for (const at of await pointsWithReconnect(nbd)) {
+      await t.step(namePoint(at), async () => {
+        const story = await runStory({ fault: { at, kind: "cut" }, options });
+        assert(story.struck, "the fault was never reached");
+        checkOutcome(story);
+        assertEquals(
+          [story.sender.outcome, story.receiver?.outcome],
+          ["completed", "completed"],
+          story.sender.error?.message,
+        );
+        assertEquals(warnings(story, "connection_found"), ["destination", "source"]);
+        assertEquals(story.journals, { source: null, destination: null });
+      });
+    }
+  });
+}
+
+Deno.test("not found again in time: the guest stays, and nothing is left", async (t) => {
+  for (const at of await pointsWithReconnect("direct")) {
+    await t.step(namePoint(at), async () => {
+      const options = { reconnectMs: SHORT_MS };
+      const story = await runStory({ fault: { at, kind: "cut for good" }, options });
+      assert(story.struck, "the fault was never reached");
+      checkOutcome(story);
+      assertEquals([story.sender.outcome, story.sender.owner], ["failed", "source"]);
+      assertEquals(story.journals.source, null);
+    });
+  }
+});
+
+/** The moments of the handover, and whether the receiver has heard of it. */
+const HANDOVER = [
+  { what: "asks handover", taken: false },
+  { what: "answers handover", taken: true },
+];
+
+for (const { what, taken } of HANDOVER) {
+  const at = async () => (await runStory()).points.find((point) => point.what === what)!;
+
+  Deno.test(`the link is cut at '${what}': the sender asks again`, async () => {
+    const story = await runStory({ fault: { at: await at(), kind: "cut" } });
+    checkOutcome(story);
+    const ends = taken ? "completed destination" : "failed source";
+    assertEquals(`${story.sender.outcome} ${story.sender.owner}`, ends);
+    assertEquals(warnings(story, "handover_unanswered"), ["source"]);
+    assertEquals(story.journals.source, null);
+    assertEquals(story.journals.destination?.state, taken ? "running" : "never_ran");
+  });
+
+  Deno.test(`the link is cut at '${what}', and at the question: it is asked once more`, async (t) => {
+    const first = { at: await at(), kind: "cut" } as const;
+    const { points } = await runStory({ fault: first });
+    const asking = points.filter((point) => /^(asks|answers) ask$/.test(point.what));
+    assertEquals(asking.length, 2);
+    for (const second of asking) {
+      await t.step(namePoint(second), async () => {
+        const story = await runStory({ fault: first, second: { at: second, kind: "cut" } });
+        assert(story.struck, "the second fault was never reached");
+        checkOutcome(story);
+        const ends = taken ? "completed destination" : "failed source";
+        assertEquals(`${story.sender.outcome} ${story.sender.owner}`, ends);
+      });
+    }
+  });
+
+  Deno.test(`cut for good at '${what}': the source stays paused and says so`, async () => {
+    const story = await runStory({
+      fault: { at: await at(), kind: "cut for good" },
+      options: { handoverTimeoutMs: SHORT_MS },
+    });
+    checkOutcome(story);
+    assertEquals([story.sender.outcome, story.sender.owner], ["uncertain", null]);
+    assertEquals(story.journals.source?.state, "handover_sent");
+    assertEquals(story.destination.ran, taken);
+    // What the sender will be told when it can ask again is written down.
+    assertEquals(story.journals.destination?.state, taken ? "running" : "never_ran");
+  });
+}
