@@ -290,12 +290,7 @@ export class Receiver {
   /** The sender goes on with this migration on a new connection. Returns when everything waits for it. */
   async resume(peer: Peer): Promise<void> {
     const line = this.#line;
-    if (!line?.mayReconnect) {
-      throw new AgentError("no_such_migration", "This migration cannot go on after a lost link", {
-        kind: "refused",
-        side: "destination",
-      });
-    }
+    if (!line?.mayReconnect) throw cannotResume();
     this.#wayBack.come(peer);
     line.leave(line.peer);
     await line.connected(this.#migration.signal);
@@ -304,12 +299,8 @@ export class Receiver {
   /** What became of the guest; decides it when that is open: the sender that asks has no other way. */
   ask(): Promise<Outcome> {
     if (!this.#acceptance) {
-      this.#migration.fail(
-        new AgentError("asked_before_handover", "The sender has lost its connection and asks", {
-          kind: "link",
-          side: "destination",
-        }),
-      );
+      const text = "The sender has lost its connection and asks";
+      this.#migration.fail(new AgentError("asked_before_handover", text, { kind: "link" }));
     }
     return this.inquiry.answer;
   }
@@ -400,4 +391,9 @@ export class Receiver {
     this.#wayBack.prepare(ready);
     this.#migration.guard(ready);
   }
+}
+
+function cannotResume(): AgentError {
+  const text = "This migration cannot go on after a lost connection";
+  return new AgentError("cannot_resume", text, { kind: "refused", side: "destination" });
 }
