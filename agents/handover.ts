@@ -7,6 +7,7 @@ import type { Migration } from "../src/migration/migration.ts";
 import type { Reach } from "./connect.ts";
 import type { Line } from "./line.ts";
 import { askForOutcome, type Outcome } from "./outcome.ts";
+import type { Peer } from "./peer.ts";
 
 export interface HandOverOptions {
   /** Whether the guest is to run there. */
@@ -16,6 +17,8 @@ export interface HandOverOptions {
   peerTimeoutMs: number;
   /** How long to ask for an answer that did not come. */
   withinMs: number;
+  /** Given the connection on which the answer came when it was asked for: see askForOutcome. */
+  keep: (peer: Peer) => void;
   signal: AbortSignal;
 }
 
@@ -78,11 +81,13 @@ function refused(message: string, kind: "cancelled" | "failed"): AgentError {
 async function ask(options: HandOverOptions): Promise<Outcome | null> {
   const { migration } = options;
   try {
-    return await askForOutcome({
+    const answer = await askForOutcome({
       ...options,
       migrationId: migration.id!,
       signal: migration.cancelled,
     });
+    if (answer) options.keep(answer.peer);
+    return answer && answer.outcome;
   } catch (error) {
     const { code, message } = toAgentError(error);
     migration.report({ type: "warning", code, text: message });

@@ -20,12 +20,16 @@ export class Inquiry {
     this.#askedForMs = askedForMs;
   }
 
-  /** Whether a sender may ask that has left its connection as `last` has ended. */
+  /** Whether to wait for a sender that may ask and has left its connection as `last` has ended. */
   isOpen(last: Peer): boolean {
-    if (this.#askedForMs === 0 || this.#heard.signal.aborted) return false;
-    // Who says goodbye has nothing to ask.
+    return this.#askedForMs > 0 && !this.isClosed(last);
+  }
+
+  /** Whether nobody will ever ask: who says goodbye on its last connection has heard all. */
+  isClosed(last: Peer): boolean {
     const reason: unknown = last.lost.reason;
-    return !(reason instanceof AgentError && reason.code === "peer_went_away");
+    return this.#heard.signal.aborted ||
+      reason instanceof AgentError && reason.code === "peer_went_away";
   }
 
   /** It is known now; the first word counts. */

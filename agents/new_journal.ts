@@ -21,15 +21,14 @@ export async function beginSourceJournal(
     migration: Migration;
     guest: SourceGuest;
     connection: Connection;
-    copyStorage: boolean;
   },
 ): Promise<Journal> {
-  const { migration, guest, connection, copyStorage } = options;
+  const { migration, guest, connection } = options;
   const journal = await state.begin({
     ...await common(migration, guest.params),
     side: "source",
     state: "owning",
-    copy_storage: copyStorage,
+    copy_storage: sharesNothing(guest.params),
     should_run: guest.shouldRun,
     peer: connection.peer,
     reach: connection.again,
@@ -50,15 +49,14 @@ export async function beginDestinationJournal(
     params: GuestParams;
     plan: DestinationPlan;
     peer: string;
-    copyStorage: boolean;
   },
 ): Promise<Journal> {
-  const { migration, params, plan, peer, copyStorage } = options;
+  const { migration, params, plan, peer } = options;
   const journal = await state.begin({
     ...await common(migration, params),
     side: "destination",
     state: "preparing",
-    copy_storage: copyStorage,
+    copy_storage: sharesNothing(params),
     should_run: params.running,
     peer,
     reach: null,
@@ -69,6 +67,10 @@ export async function beginDestinationJournal(
   });
   migration.journal = journal;
   return journal;
+}
+
+function sharesNothing({ disks }: GuestParams): boolean {
+  return disks.every(({ action }) => action !== "shared");
 }
 
 /** The disks that are written here, and the place where the guest lives. */

@@ -23,12 +23,14 @@ export interface SearchOptions {
 }
 
 /**
- * Tries until somebody answers or `withinMs` have passed; null when nobody did.
+ * Tries until somebody answers or `withinMs` have passed; null when nobody did. `peer` is the
+ * connection on which the answer came: the goodbye on it tells the receiver that nobody will ask
+ * again, so it must not come before the answer is in this side's journal.
  * @throws the signal's reason
  */
 export async function askForOutcome(
   options: SearchOptions & { withinMs: number },
-): Promise<Outcome | null> {
+): Promise<{ outcome: Outcome; peer: Peer } | null> {
   const { migrationId, withinMs, signal } = options;
   using limit = new Deadline(
     withinMs,
@@ -37,15 +39,14 @@ export async function askForOutcome(
   );
   try {
     for (;;) {
-      const outcome = await findReceiver({ ...options, signal: limit.signal }, async (peer) => {
-        try {
-          const body = { migration_id: migrationId };
-          return (await peer.channel.request("ask", body, limit.signal)).state;
-        } finally {
-          await peer.leave("done", "answered");
-        }
+      const search = { ...options, signal: limit.signal };
+      const { outcome, peer } = await findReceiver(search, async (peer) => {
+        const body = { migration_id: migrationId };
+        const { state } = await peer.channel.request("ask", body, limit.signal);
+        return { outcome: state, peer };
       });
-      if (outcome !== "uncertain") return outcome;
+      if (outcome !== "uncertain") return { outcome, peer };
+      peer.session.close();
       await delay(PAUSE_MS, limit.signal); // it may learn more
     }
   } catch (error) {
@@ -66,7 +67,13 @@ async function findReceiver<T>(
   for (;;) {
     try {
       const link = await connectAgain(reach, { signal, timeoutMs: DIAL_TIMEOUT_MS });
-      return await use(Peer.dialled(link, { peerTimeoutMs }));
+      const peer = Peer.dialled(link, { peerTimeoutMs });
+      try {
+        return await use(peer);
+      } catch (error) {
+        peer.session.close();
+        throw error;
+      }
     } catch (error) {
       signal.throwIfAborted();
       if (!(error instanceof AgentError) || error.kind !== "link") throw error;

@@ -73,13 +73,16 @@ export async function askReceiver(
   const reach = readReach(record.reach);
   if (reach === null) return null;
   try {
-    return await askForOutcome({
+    const answer = await askForOutcome({
       reach,
       migrationId: record.migration_id,
       peerTimeoutMs: ASK_MS,
       withinMs: ASK_MS,
       signal,
     });
+    // Without a goodbye: what is said here is not in the journal yet.
+    answer?.peer.session.close();
+    return answer && answer.outcome;
   } catch (error) {
     signal.throwIfAborted();
     // It was reached and does not know us any more: no answer either.

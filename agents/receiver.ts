@@ -14,6 +14,7 @@ import { Account } from "../src/migration/account.ts";
 import type { AccountEvent } from "../src/migration/events.ts";
 import type { Journal } from "../src/migration/journal.ts";
 import type { Migration } from "../src/migration/migration.ts";
+import { mayBeAskedIn } from "../src/migration/ownership.ts";
 import { Acceptance } from "./acceptance.ts";
 import { openControl } from "./control.ts";
 import { Inquiry } from "./inquiry.ts";
@@ -129,8 +130,7 @@ export class Receiver {
       });
       await migration.run("open_journal", async () => {
         const { state, sender: { peer } } = this.#options;
-        const copyStorage = this.copiesStorage;
-        const about = { migration, params, plan: this.#plan, peer, copyStorage };
+        const about = { migration, params, plan: this.#plan, peer };
         const journal = this.#journal = await beginDestinationJournal(state, about);
         const { account } = this;
         this.#control = await openControl(state, { journal, migration, account, set: null });
@@ -280,10 +280,11 @@ export class Receiver {
       this.inquiry.hear();
       await this.#journal!.remove();
     } catch (error) {
-      // The guest runs here: nothing the sender does can be a failure of the migration any more.
+      // The guest, and what the journal names, is here: no failure of the migration any more.
       const { code, message } = toAgentError(error);
       migration.report({ type: "warning", code, text: `After the handover: ${message}` });
-      await writeQuietly(this.#migration, () => this.#journal!.leave({ state: "running" }));
+      const left = this.#journal!.leave({ state: "running", remains: [] });
+      await writeQuietly(this.#migration, () => left);
     }
   }
 
@@ -353,7 +354,8 @@ export class Receiver {
     }
     // A handover that could have been sent gets an answer that leaves no doubt, even later.
     await writeQuietly(this.#migration, async () => {
-      if (!this.mayBeAsked) return await this.#journal?.remove();
+      const isAsked = mayBeAskedIn(this.#migration.phase) && !this.inquiry.isClosed(this.#peer);
+      if (!isAsked) return await this.#journal?.remove();
       const note = error.message;
       await this.#journal?.leave({ state: outcome, remains: [], note });
     });

@@ -141,6 +141,17 @@ export class Resolution {
   async #endGuest(): Promise<void> {
     const { guest_process: process } = this.#record;
     if (process === null || !await isSameProcess(process)) return;
+    // A journal that could not be written any more may say that the guest was given away.
+    if (
+      this.#record.side === "source" && await runStateOf(this.#record, this.#signal) === "running"
+    ) {
+      throw new AgentError("guest_runs_here", "The guest runs here: it is not ended", {
+        kind: "refused",
+        side: "source",
+        hint:
+          "if it runs at the destination too, decide which one is right and end the other by hand",
+      });
+    }
     await endProcess(process.pid, QUIT_GRACE_MS);
     this.done.push(`ended the guest's QEMU here (process ${process.pid})`);
   }

@@ -68,6 +68,7 @@ class Sender {
   #needsGuest: () => void = () => {};
   #connection!: Connection;
   #line: Line | undefined;
+  #askedOn: Peer | undefined;
   #journal: Journal | undefined;
   #control: LocalServer | undefined;
   readonly #limits: Limits;
@@ -130,14 +131,10 @@ class Sender {
       }, signal));
     migration.id = hello.migration_id;
     await migration.run("open_journal", async () => {
-      this.#journal = await beginSourceJournal(state, {
-        migration,
-        guest,
-        connection,
-        copyStorage,
-      });
+      const journal = await beginSourceJournal(state, { migration, guest, connection });
+      this.#journal = journal;
       this.#control = await openControl(state, {
-        journal: this.#journal,
+        journal,
         migration,
         account: this.account,
         set: (settings, signal) =>
@@ -283,6 +280,7 @@ class Sender {
         reach: this.#connection.again,
         peerTimeoutMs: this.#options.peerTimeoutMs,
         withinMs: this.#options.handoverTimeoutMs,
+        keep: (peer) => this.#askedOn = peer,
         signal,
       });
       // At once: whatever fails from now on, the guest must not run here.
@@ -386,9 +384,12 @@ class Sender {
 
   /** Lets go of everything that this program holds. */
   async close(): Promise<void> {
-    const failed = this.account.error !== null;
-    const { peer } = this.#line ?? {};
-    await peer?.leave(failed ? "failed" : "done", failed ? "the migration failed" : "done");
+    const { error } = this.account;
+    for (const peer of [this.#line?.peer, this.#askedOn]) {
+      // Who says goodbye has nothing more to ask.
+      if (error?.kind === "uncertain") peer?.session.close();
+      else await peer?.leave(error ? "failed" : "done", error ? "the migration failed" : "done");
+    }
     this.#disks?.[Symbol.dispose]();
     this.#memory?.[Symbol.dispose]();
     await this.#folder?.[Symbol.asyncDispose]();

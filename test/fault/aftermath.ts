@@ -27,6 +27,8 @@ export interface Aftermath {
   descriptors: ReadonlyMap<string, number>;
   /** The fault itself may have ended the only guest that could run. */
   mayBeGone: boolean;
+  /** Whose disks it is started from then. */
+  diesAt: "source" | "destination";
 }
 
 type Place = "source" | "destination" | "none";
@@ -46,10 +48,11 @@ export async function checkAftermath(
   }
   if (guest === "destination") problems.push(...await remainsIn(guests.monitor!, signal));
   if (guest !== "none") problems.push(...await checkGuest(guests.monitor!, signal));
-  const from = guest === "none" ? await diedAt(destination, signal) : guest;
+  const from = guest === "none" ? aftermath.diesAt : guest;
   problems.push(...await source.leftovers(signal));
-  const there = guest === "destination" ? "guest" : from === "destination" ? "disks" : "nothing";
-  problems.push(...await destination.leftovers(signal, { holds: there }));
+  const guestThere = guest === "destination" ? "guest" : "disks";
+  const holds = from === "destination" ? guestThere : "nothing";
+  problems.push(...await destination.leftovers(signal, { holds }));
   problems.push(...await strayProcesses(aftermath, guest, signal));
   await guests.release();
   if (problems.length === 0) {
@@ -80,12 +83,6 @@ async function checkPlaces(
     if (!right) problems.push(`the arrived guest's journal: ${JSON.stringify(account)}`);
   }
   return problems;
-}
-
-/** Where a guest that is gone has to be started anew: the destination's journal knows. */
-async function diedAt(destination: Host, signal: AbortSignal): Promise<"source" | "destination"> {
-  const journals = await destination.status(signal);
-  return journals.some(({ state }) => state === "running") ? "destination" : "source";
 }
 
 async function strayProcesses(

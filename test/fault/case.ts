@@ -93,6 +93,7 @@ class Case {
     const aftermath: Aftermath = {
       ...{ vm, net, source, destination, disks, descriptors: before },
       mayBeGone: reached && mayEndGuest(fault, { point, handedOver }),
+      diesAt: fault === "kill destination QEMU" ? "destination" : "source",
     };
     const { guest, problems } = await checkAftermath(aftermath, signal);
     const stall = guest === "source"

@@ -133,6 +133,8 @@ export interface MoveOptions {
   receiver?: Receiver;
   /** Options of `send`; default: -q. */
   send?: readonly string[];
+  /** What is done to it once both agents run. */
+  disturb?: (sender: Agent, receiver: Agent) => Promise<unknown>;
   signal: AbortSignal;
 }
 
@@ -143,6 +145,7 @@ export interface MoveOptions {
 export async function move(site: TestSite, options: MoveOptions): Promise<Moved> {
   const { signal } = options;
   const { sender, receiver, since } = await startMove(site, options);
+  await options.disturb?.(sender, receiver.agent);
   const sent = await abortable(sender.ended, signal);
   if (sent.code !== 0) throw new Error(`${sender.describe()}\n${receiver.agent.describe()}`);
   const { account } = sent;
@@ -188,7 +191,6 @@ export async function startMove(
 
 /**
  * One migration that must not succeed, and the checks that nothing of it stays on either side.
- * @param options.disturb what is done to it once both agents run
  * @param options.codes exit codes of sender and receiver; null for a receiver that is never asked
  * @param options.error the `code` of the sender's error
  */
@@ -196,7 +198,6 @@ export async function failToMove(
   site: TestSite,
   options: MoveOptions & {
     source: TestVm;
-    disturb?: (sender: Agent, receiver: Agent) => Promise<unknown>;
     codes: { sender: number; receiver: number | null };
     /** Null for any. */
     error: string | null;

@@ -1,7 +1,8 @@
 // The migration of a fake QEMU, over the real unix socket that it is given: statuses, events and
 // refusals of QEMU 7.2. The "memory" is a few bytes.
 
-import { type FakeQemu, isClosed, Refusal } from "./fake_qemu.ts";
+import type { FakeQemu } from "./fake_qemu.ts";
+import { isClosed, Refusal } from "./refusal.ts";
 
 const MEMORY = 0x4d;
 const END = 0x45;

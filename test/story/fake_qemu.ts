@@ -6,6 +6,7 @@ import type { Side } from "../../src/base/errors.ts";
 import { decodeLines, encodeMessage, type QmpMessage } from "../../src/qmp/codec.ts";
 import { FakeBlock } from "./fake_block.ts";
 import { FakeMigration } from "./fake_migration.ts";
+import { isClosed, Refusal } from "./refusal.ts";
 
 /** What a test makes of a command: a refusal, the death of this QEMU, or nothing special. */
 export type CommandFate = "error" | "death" | undefined;
@@ -23,20 +24,9 @@ export interface FakeQemuOptions {
   /** Told at the moment from which the guest runs here. */
   onRun: (side: Side) => void;
   stall: Stall | null;
-  /** Where this QEMU's NBD clients find their server. */
-  nbdPeer: () => FakeQemu | undefined;
 }
 
 export type Args = Record<string, unknown>;
-
-/** What QEMU answers with instead of a `return`. */
-export class Refusal extends Error {
-  readonly errorClass: string;
-  constructor(desc: string, errorClass = "GenericError") {
-    super(desc);
-    this.errorClass = errorClass;
-  }
-}
 
 export class FakeQemu implements AsyncDisposable {
   readonly side: Side;
@@ -130,6 +120,7 @@ export class FakeQemu implements AsyncDisposable {
     this.end();
     await this.#serving;
     await this.migration.done;
+    await this.block.done;
     await this.#sending;
     await this.#exit;
   }
@@ -152,13 +143,13 @@ export class FakeQemu implements AsyncDisposable {
       QMP: { version: { qemu: { major: 7, minor: 2, micro: 0 }, package: "" }, capabilities: [] },
     });
     try {
-      for await (const message of decodeLines(conn.readable)) this.#answer(message);
+      for await (const message of decodeLines(conn.readable)) await this.#answer(message);
     } catch (error) {
       if (!isClosed(error)) throw error;
     }
   }
 
-  #answer(message: QmpMessage): void {
+  async #answer(message: QmpMessage): Promise<void> {
     const { id, execute: command = "", arguments: args = {} } = message;
     const fate = this.#options.onCommand(this.side, command);
     if (fate === "death") return this.end();
@@ -168,7 +159,7 @@ export class FakeQemu implements AsyncDisposable {
       if (!run) {
         throw new Refusal(`The command ${command} has not been found`, "CommandNotFound");
       }
-      const result = run(args) ?? {};
+      const result = await run(args) ?? {};
       this.#send({ return: result, id });
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
@@ -258,13 +249,7 @@ export class FakeQemu implements AsyncDisposable {
     }
     for (const { type, "node-name": name } of instances) {
       if (type === "migration") this.migration.yank();
-      else this.block.cutOff((job) => job.target === name);
+      else this.block.cutOff(name!);
     }
   }
-}
-
-/** What a read or write of a connection throws that was closed at either end. */
-export function isClosed(error: unknown): boolean {
-  return error instanceof Deno.errors.BadResource || error instanceof Deno.errors.BrokenPipe ||
-    error instanceof Deno.errors.Interrupted || error instanceof Deno.errors.ConnectionReset;
 }

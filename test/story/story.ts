@@ -289,7 +289,6 @@ class Story {
       qmpPath: this.#temp.file(`${side}-${++this.#started}.sock`),
       stall: null,
       ...parts,
-      nbdPeer: () => this.#qemus[other(side)],
       onRun: () => this.#checkRun(side),
       onCommand: (_, command) => {
         const fate = this.#reach({ side, kind: "qmp", what: command });

@@ -12,7 +12,7 @@ import {
   putHeader,
 } from "../../src/wire/frame.ts";
 import { MemoryLink } from "../unit/wire/memory_link.ts";
-import { isClosed } from "./fake_qemu.ts";
+import { isClosed } from "./refusal.ts";
 
 /** Nothing that the wire knows. */
 const NOISE = new Uint8Array(64).fill(0xff);
