@@ -3,13 +3,11 @@
 // Specification: src/migration/ownership.ts, docs/safety.md.
 
 import { AgentError, toAgentError } from "../src/base/errors.ts";
-import type { DestinationQemu } from "../src/guest/destination.ts";
-import { resumeGuest } from "../src/guest/resume.ts";
 import type { Journal } from "../src/migration/journal.ts";
 import type { Migration } from "../src/migration/migration.ts";
-import { QmpCommandError } from "../src/qmp/client.ts";
+import { type ArrivingGuest, GuestNotResumed } from "./landing.ts";
 
-/** How long a QEMU may take to say whether its guest runs. */
+/** How long it may take to find out whether the guest runs. */
 const LOOK_TIMEOUT_MS = 10_000;
 
 export interface AcceptanceOptions {
@@ -20,12 +18,12 @@ export interface AcceptanceOptions {
 }
 
 export class Acceptance {
-  readonly #qemu: DestinationQemu;
+  readonly #guest: ArrivingGuest;
   readonly #options: AcceptanceOptions;
   #state: "preparing" | "accepted" | "running" | "never_ran" | "ended" = "preparing";
 
-  constructor(qemu: DestinationQemu, options: AcceptanceOptions) {
-    this.#qemu = qemu;
+  constructor(guest: ArrivingGuest, options: AcceptanceOptions) {
+    this.#guest = guest;
     this.#options = options;
   }
 
@@ -40,9 +38,9 @@ export class Acceptance {
   }
 
   /**
-   * Takes the guest over; when it was resumed, by QEMU's clock.
-   * @throws AgentError `handover_refused` or `handover_ended`: its QEMU is gone for certain. After any
-   * other error `mayRun` says whether that is open; `settle` finds out
+   * Takes the guest over; when it was resumed, by its host's clock.
+   * @throws AgentError `handover_refused` or `handover_ended`: it is gone for certain. After any other
+   * error `mayRun` says whether that is open; `settle` finds out
    */
   async accept(run: boolean, signal: AbortSignal): Promise<Date> {
     const { journal, migration } = this.#options;
@@ -51,22 +49,20 @@ export class Acceptance {
       () => journal.update({ state: "accepted", phase: "handover", should_run: run }),
     );
     this.#state = "accepted";
-    const { qmp } = this.#qemu;
-    let issued = false;
+    const { ended } = this.#guest;
+    let begun = false;
     try {
-      const resumedAt = await migration.run("resume", async () => {
-        if (!run) return new Date();
-        qmp.ended.throwIfAborted();
-        issued = true;
-        return await resumeGuest(qmp, signal);
+      const resumedAt = await migration.run("resume", () => {
+        begun = true;
+        return this.#guest.resume(run, signal);
       });
       this.#running();
       return resumedAt;
     } catch (error) {
-      const refused = error instanceof QmpCommandError;
-      if (refused || !issued && qmp.ended.aborted) return await this.#giveBack("never_ran", error);
+      if (error instanceof GuestNotResumed) return await this.#giveBack("never_ran", error.cause);
+      if (!begun && ended.aborted) return await this.#giveBack("never_ran", error);
       // A moment of running leaves no trace but on the disks, and those that were copied are thrown away.
-      if (qmp.ended.aborted && !this.#options.sharesDisks) {
+      if (ended.aborted && !this.#options.sharesDisks) {
         return await this.#giveBack("ended", error);
       }
       throw error;
@@ -75,13 +71,9 @@ export class Acceptance {
 
   /** An error has left open whether the guest runs: it is this side's, so it shall. */
   async settle(): Promise<"running" | "uncertain"> {
-    const { qmp } = this.#qemu;
-    const signal = AbortSignal.timeout(LOOK_TIMEOUT_MS);
+    const { should_run: shouldRun } = this.#options.journal.record;
     try {
-      const { running } = await qmp.execute("query-status", {}, { signal });
-      if (!running && this.#options.journal.record.should_run) {
-        await qmp.execute("cont", {}, { signal });
-      }
+      await this.#guest.settle(shouldRun, AbortSignal.timeout(LOOK_TIMEOUT_MS));
     } catch (error) {
       const { code, message } = toAgentError(error);
       this.#options.migration.report({ type: "warning", code, text: message });
@@ -114,7 +106,7 @@ export class Acceptance {
     this.#options.migration.undo.forgetAll();
   }
 
-  /** Makes certain that the QEMU is gone, and only then says so. */
+  /** Makes certain that the guest is gone, and only then says so. */
   async #giveBack(outcome: "never_ran" | "ended", cause: unknown): Promise<never> {
     const undoErrors = await this.#options.migration.undo.rollback();
     if (undoErrors.length > 0) throw undoErrors[0]!;

@@ -39,7 +39,7 @@ export async function openControl(
         await set(settings, signal);
         return {};
       },
-      status: () => Promise.resolve({ ...account.progress(migration) }),
+      status: () => Promise.resolve(account.copied),
     },
   });
   return server;

@@ -24,6 +24,8 @@ export interface LineOptions {
    * aborts when the time is up.
    */
   find: (signal: AbortSignal) => Promise<Peer>;
+  /** Called with the next connection, before anybody else uses it. */
+  onFound?: (peer: Peer) => void;
 }
 
 export class Line {
@@ -108,7 +110,7 @@ export class Line {
   }
 
   async #find(reason: AgentError): Promise<void> {
-    const { migration, reconnectMs, find } = this.#options;
+    const { migration, reconnectMs, find, onFound } = this.#options;
     using limit = new Deadline(reconnectMs, () => notFound(reason, reconnectMs), migration.signal);
     const peer = await find(limit.signal);
     this.#peer = peer;
@@ -119,6 +121,7 @@ export class Line {
       text: "The other agent was found again; nothing that was copied is copied again",
     });
     this.#use(peer);
+    if (!peer.lost.aborted) onFound?.(peer);
   }
 }
 

@@ -12,8 +12,8 @@ import type { WireStream } from "../src/wire/stream.ts";
 export class LocalListener implements NbdConnections, Disposable {
   readonly path: string;
   readonly #listener: Deno.UnixListener;
-  /** Those of `relayAll` that are up, by number. */
-  readonly #open = new Map<number, Deno.UnixConn>();
+  /** Those of `relayAll` that are up, by number, and what ends the wait for a stream. */
+  readonly #open = new Map<number, { conn: Deno.UnixConn; severed: AbortController }>();
   #count = 0;
   #closed = false;
 
@@ -49,9 +49,11 @@ export class LocalListener implements NbdConnections, Disposable {
     const both = AbortSignal.any([signal, failure.signal]);
     const relayNext = async (conn: Deno.UnixConn) => {
       const id = ++this.#count;
-      this.#open.set(id, conn);
+      const severed = new AbortController();
+      this.#open.set(id, { conn, severed });
       try {
-        await relayStream(conn, await open(both), both);
+        const stream = await open(AbortSignal.any([both, severed.signal]));
+        await relayStream(conn, stream, both);
       } catch (error) {
         if (this.#open.has(id)) throw error; // else it was severed
       } finally {
@@ -77,8 +79,9 @@ export class LocalListener implements NbdConnections, Disposable {
 
   /** See NbdConnections. What was written and not passed on yet goes with the connection. */
   sever(): Promise<void> {
-    for (const [id, conn] of this.#open) {
+    for (const [id, { conn, severed }] of this.#open) {
       this.#open.delete(id);
+      severed.abort();
       conn.close();
     }
     return Promise.resolve();
@@ -129,18 +132,22 @@ export async function relayToSocket(
 }
 
 /**
- * Connects every stream that `accept` gives to QEMU's socket, wherever that is then, until `signal` aborts or one
- * fails for a reason that `forgive` does not take.
+ * Connects every stream that `accept` gives to the socket that `pathFor` finds for it, until `signal`
+ * aborts or one fails for a reason that `forgive` does not take.
  */
 export async function relayAllToSocket(
   accept: (signal: AbortSignal) => Promise<WireStream>,
-  options: { path: () => string; forgive: Forgive; signal: AbortSignal },
+  options: {
+    pathFor: (stream: WireStream) => Promise<string>;
+    forgive: Forgive;
+    signal: AbortSignal;
+  },
 ): Promise<void> {
-  const { path, forgive, signal } = options;
+  const { pathFor, forgive, signal } = options;
   const failure = new AbortController();
   const both = AbortSignal.any([signal, failure.signal]);
   const relayNext = async (stream: WireStream) => {
-    const conn = await Deno.connect({ transport: "unix", path: path() });
+    const conn = await Deno.connect({ transport: "unix", path: await pathFor(stream) });
     await relayConnection(conn, stream, both);
   };
   while (true) {

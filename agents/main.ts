@@ -29,6 +29,7 @@ import { send } from "./sender.ts";
 import { serve } from "./server.ts";
 import { status } from "./status.ts";
 import { AGENT_VERSION } from "./version.ts";
+import { pipeXl } from "./xen_pipe.ts";
 
 /** Runs the program with these arguments; the exit code. Never throws. */
 async function main(args: string[]): Promise<number> {
@@ -77,6 +78,8 @@ async function main(args: string[]): Promise<number> {
       return await print(completionScript(command.shell));
     case "help":
       return await print(helpText(command.topic));
+    case "xen-pipe":
+      return await pipeXl(command.socket);
     case "version":
       return await print(versionText({
         program: AGENT_VERSION,

@@ -6,7 +6,13 @@ import type { DestinationPlan } from "../src/guest/destination.ts";
 import { realPathOrNull } from "../src/guest/image_files.ts";
 import type { GuestParams } from "../src/guest/params.ts";
 import type { SourceGuest } from "../src/guest/source.ts";
-import { claimOfDisk, claimOfGuest, claimOfQemu, claimOfQmp } from "../src/migration/claims.ts";
+import {
+  claimOfDisk,
+  claimOfDomain,
+  claimOfGuest,
+  claimOfQemu,
+  claimOfQmp,
+} from "../src/migration/claims.ts";
 import type { Journal } from "../src/migration/journal.ts";
 import type { NewJournal } from "../src/migration/journal_record.ts";
 import type { Migration } from "../src/migration/migration.ts";
@@ -34,7 +40,9 @@ export async function beginSourceJournal(
     reach: connection.again,
     guest_process: guest.process,
     qmp: guest.qmp.path,
-    claims: [claimOfQemu(guest.process)],
+    claims: guest.params.hypervisor === "xen"
+      ? claimsOfGuest(guest.params)
+      : [claimOfQemu(guest.process)],
     remains: [guest.remain()],
   });
   migration.journal = journal;
@@ -62,7 +70,7 @@ export async function beginDestinationJournal(
     reach: null,
     guest_process: null,
     qmp: null,
-    claims: await claimsOf(plan),
+    claims: [...claimsOfGuest(params), ...await claimsOf(plan)],
     remains: [],
   });
   migration.journal = journal;
@@ -71,6 +79,11 @@ export async function beginDestinationJournal(
 
 function sharesNothing({ disks }: GuestParams): boolean {
   return disks.every(({ action }) => action !== "shared");
+}
+
+/** A Xen domain is told from others by its UUID, on whatever host. */
+function claimsOfGuest({ hypervisor, uuid }: GuestParams): string[] {
+  return hypervisor === "xen" && uuid !== null ? [claimOfDomain(uuid)] : [];
 }
 
 /** The disks that are written here, and the place where the guest lives. */

@@ -5,7 +5,10 @@ import type { ReplyBody, RequestBody } from "../src/control/messages.ts";
 import { MirrorSet } from "../src/guest/mirror.ts";
 import type { PskCredentials } from "../src/guest/nbd_keys.ts";
 import type { SourceGuest } from "../src/guest/source.ts";
+import type { Migration } from "../src/migration/migration.ts";
+import type { Line } from "./line.ts";
 import { type NbdEnd, reachNbd } from "./nbd_transport.ts";
+import type { Peer } from "./peer.ts";
 
 export interface OutboundDisksOptions {
   guest: SourceGuest;
@@ -21,37 +24,59 @@ export interface OutboundDisksOptions {
 
 export class OutboundDisks implements Disposable {
   readonly mirrors: MirrorSet;
+  #settled: Promise<void> = Promise.resolve();
   readonly #credentials: PskCredentials | null;
-  readonly #listener: Disposable | null;
+  readonly #listeners: readonly Disposable[];
 
   private constructor(mirrors: MirrorSet, way: {
     credentials: PskCredentials | null;
-    listener: Disposable | null;
+    listeners: readonly Disposable[];
   }) {
     this.mirrors = mirrors;
     this.#credentials = way.credentials;
-    this.#listener = way.listener;
+    this.#listeners = way.listeners;
   }
 
-  /** Finds the way to the receiver's NBD server; the mirrors are started by the caller. */
+  /** Finds the way to the receiver's NBD servers; the mirrors are started by the caller. */
   static async reach(options: OutboundDisksOptions, signal: AbortSignal): Promise<OutboundDisks> {
     const { guest, nbd, exports, asked, end, speedBytesPerS, reconnectMs } = options;
     const { qmp, features, params: { disks } } = guest;
-    const server = await reachNbd(nbd, { end, asked, signal });
+    const way = await reachNbd(nbd, { end, exports, asked, signal });
     const mirrors = new MirrorSet(qmp, {
-      nbd: server.nbd,
-      tlsCreds: server.tlsCreds,
-      targets: exports.map(({ disk: name, export: exportName }) => ({
+      tlsCreds: way.tlsCreds,
+      targets: exports.map(({ disk: name, export: exportName, server }) => ({
         disk: disks.find((disk) => disk.name === name && disk.action === "mirror") ??
           unknownDisk(name),
+        nbd: way.servers[server]!,
         export: exportName,
       })),
       speedBytesPerS,
       reconnectMs,
-      connections: server.connections,
+      connections: way.connections,
       features,
     });
-    return new OutboundDisks(mirrors, server);
+    return new OutboundDisks(mirrors, way);
+  }
+
+  /** The connection is lost: makes the mirrors stand still. */
+  suspend(): void {
+    this.#settled = this.mirrors.suspend();
+    this.#settled.catch(() => {}); // told by `settled`
+  }
+
+  /** It is found again, and the receiver's servers wait for the mirrors to go on. */
+  resume({ peer, line, migration }: { peer: Peer; line: Line; migration: Migration }): void {
+    const signal = AbortSignal.any([migration.signal, peer.lost]);
+    this.#settled = this.mirrors.resume(signal);
+    this.#settled.catch((error) => {
+      if (line.recovers(error)) line.leave(peer);
+      else migration.fail(error);
+    });
+  }
+
+  /** Waits until the mirrors do what they were last told. @throws AgentError when they cannot */
+  settled(): Promise<void> {
+    return this.#settled;
   }
 
   /** Makes QEMU forget the key; the mirrors have ended. */
@@ -61,7 +86,7 @@ export class OutboundDisks implements Disposable {
 
   [Symbol.dispose](): void {
     this.mirrors[Symbol.dispose]();
-    this.#listener?.[Symbol.dispose]();
+    for (const listener of this.#listeners) listener[Symbol.dispose]();
   }
 }
 

@@ -82,11 +82,16 @@ async function findReceiver<T>(
   }
 }
 
-/** Dials until the receiver goes on with this migration on the new connection. */
-export function resumeMigration(options: SearchOptions): Promise<Peer> {
+/**
+ * Dials until the receiver goes on with this migration on the new connection; also gives the QEMU that
+ * waits there now.
+ */
+export function resumeMigration(
+  options: SearchOptions,
+): Promise<{ peer: Peer; qemu: ReplyBody<"resume"> }> {
   const { migrationId, signal } = options;
   return findReceiver(options, async (peer) => {
-    await peer.channel.request("resume", { migration_id: migrationId }, signal);
-    return peer;
+    const qemu = await peer.channel.request("resume", { migration_id: migrationId }, signal);
+    return { peer, qemu };
   });
 }

@@ -7,7 +7,7 @@ import { AgentError, toAgentError } from "../src/base/errors.ts";
 import { identifyProcess } from "../src/base/process_identity.ts";
 import { receiveDocument } from "../src/control/document.ts";
 import type { LocalServer } from "../src/control/local_server.ts";
-import { chooseVersion, type RequestBody } from "../src/control/messages.ts";
+import { chooseVersion, type ReplyBody, type RequestBody } from "../src/control/messages.ts";
 import type { DestinationPlan, RegisterUndo } from "../src/guest/destination.ts";
 import { badParams, type GuestParams, parseParams } from "../src/guest/params.ts";
 import { Account } from "../src/migration/account.ts";
@@ -19,7 +19,8 @@ import { Acceptance } from "./acceptance.ts";
 import { openControl } from "./control.ts";
 import { Inquiry } from "./inquiry.ts";
 import { beginDestinationJournal, writeQuietly } from "./new_journal.ts";
-import { Landing } from "./landing.ts";
+import type { Landing } from "./landing.ts";
+import { land, planLanding } from "./landing_host.ts";
 import { Line } from "./line.ts";
 import type { Outcome } from "./outcome.ts";
 import type { Peer } from "./peer.ts";
@@ -126,7 +127,7 @@ export class Receiver {
       warnIfInsecure(migration, this.#options.sender.encrypted);
       migration.step(1);
       await migration.run("plan", async () => {
-        this.#plan = await this.#options.host.plan(params, signal);
+        this.#plan = await planLanding(params, { hosts: this.#options, signal });
       });
       await migration.run("open_journal", async () => {
         const { state, sender: { peer } } = this.#options;
@@ -161,22 +162,20 @@ export class Receiver {
       migration,
       reconnectMs,
       onLost: () => this.#recover(),
-      find: (signal) => this.#wayBack.next(signal),
+      find: (signal) => this.#findSender(signal),
     });
     await request.answer(async () => {
-      const { host, allowPlainNbd: allowPlain, nbd: listen } = this.#options;
-      const plan = this.#plan;
+      const { allowPlainNbd: allowPlain, nbd: listen } = this.#options;
       const onEffect: RegisterUndo = async (what, undo, remain) => {
         if (remain) await this.#journal!.addRemain(remain);
         migration.undo.add(what, undo);
       };
       await migration.run("start_qemu", async () => {
-        const qemu = await host.start(this.#params, { plan, onEffect, signal });
-        const landing = { plan, migration, line, asked, allowPlain, listen, onEffect };
-        this.#landing = new Landing(qemu, landing);
+        const common = { plan: this.#plan, migration, line, asked, allowPlain, listen, onEffect };
+        this.#landing = await land(this.#params, { ...common, hosts: this.#options, signal });
       });
       const landing = this.#landing!;
-      await this.#noteQemu();
+      await this.#noteGuest();
       migration.step(2);
       await migration.run("start_exports", () => landing.serveDisks(signal));
       const { served } = landing;
@@ -251,7 +250,7 @@ export class Receiver {
   async handover(signal: AbortSignal): Promise<void> {
     const migration = this.#migration;
     const { body: { run } } = this.#handoverRequest;
-    const acceptance = this.#acceptance = new Acceptance(this.#landing!.qemu, {
+    const acceptance = this.#acceptance = new Acceptance(this.#landing!.guest, {
       journal: this.#journal!,
       migration,
       sharesDisks: this.#params.disks.some(({ action }) => action === "shared"),
@@ -289,12 +288,14 @@ export class Receiver {
   }
 
   /** The sender goes on with this migration on a new connection. Returns when everything waits for it. */
-  async resume(peer: Peer): Promise<void> {
+  async resume(peer: Peer): Promise<ReplyBody<"resume">> {
     const line = this.#line;
     if (!line?.mayReconnect) throw cannotResume();
     this.#wayBack.come(peer);
     line.leave(line.peer);
     await line.connected(this.#migration.signal);
+    const { qmp, pid } = this.account;
+    return { qmp, pid };
   }
 
   /** What became of the guest; decides it when that is open: the sender that asks has no other way. */
@@ -325,6 +326,7 @@ export class Receiver {
   /** Whatever failed: the guest has not run here and will not, and nothing is left of it. */
   async giveUp(error: AgentError): Promise<void> {
     this.account.error = error;
+    if (error.side === "source") this.inquiry.hear(); // its sender says so, and keeps the guest
     if (this.#acceptance?.mayRun) {
       // It may run here already: ending its QEMU could lose it.
       const outcome = await this.#acceptance.settle();
@@ -376,22 +378,31 @@ export class Receiver {
   /** Before the sender has said whether it comes back, the end of its connection is the end. */
   #unlessFirst: () => void = () => {};
 
-  async #noteQemu(): Promise<void> {
-    const { qmp: { path: qmp }, pid } = this.#landing!.qemu;
+  async #noteGuest(): Promise<void> {
+    const { qmp, pid } = this.#landing!;
     this.account.qmp = qmp;
     this.account.pid = pid;
-    await this.#journal!.update({ qmp, guest_process: await identifyProcess(pid) });
+    const process = pid === null ? null : await identifyProcess(pid);
+    await this.#journal!.update({ qmp, guest_process: process });
   }
 
   /** The connection is lost and may be found again: makes ready for that. */
   #recover(): void {
     const { phase, signal } = this.#migration;
-    const landing = this.#landing!;
-    const ready = phase === "ram"
-      ? landing.restart(signal).then(() => this.#noteQemu())
-      : landing.reopenDisks(signal);
+    if (phase !== "ram") return;
+    const ready = this.#landing!.restart(signal).then(() => this.#noteGuest());
     this.#wayBack.prepare(ready);
     this.#migration.guard(ready);
+  }
+
+  /** Waits until the sender is here again, and makes ready for its mirrors. */
+  async #findSender(signal: AbortSignal): Promise<Peer> {
+    const peer = await this.#wayBack.next(signal);
+    // Not before: until it came its QEMU may have connected, and written, by itself.
+    const reopened = this.#landing!.reopenDisks(this.#migration.signal);
+    this.#wayBack.prepare(reopened);
+    await reopened;
+    return peer;
   }
 }
 

@@ -93,9 +93,9 @@ class Reception {
       const receiver = this.#find(id);
       if (!receiver || this.#receiver) throw noSuchMigration(id);
       this.#receiver = receiver;
-      await receiver.resume(await this.peer.promise);
+      const qemu = await receiver.resume(await this.peer.promise);
       this.first.resolve();
-      return {};
+      return qemu;
     },
     ask: async ({ migration_id: id }, signal): Promise<ReplyBody<"ask">> => {
       this.first.resolve();

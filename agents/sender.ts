@@ -75,7 +75,6 @@ class Sender {
   #transport!: RequestBody<"prepare">["nbd"];
   #prepared!: ReplyBody<"prepare">;
   #disks: OutboundDisks | undefined;
-  #suspended: Promise<void> = Promise.resolve();
   #memory: OutboundMemory | undefined;
   #folder: PrivateFolder | undefined;
   #stoppedAtMs = 0;
@@ -104,9 +103,9 @@ class Sender {
     const { params } = guest;
     this.account.guest = params.name;
     this.account.running = params.running;
-    const connection = this.#connection = await migration.run(
+    const connection = await migration.run(
       "connect",
-      () => connect(this.#options.connection, signal),
+      async () => this.#connection = await connect(this.#options.connection, signal),
     );
     migration.report({
       type: "started",
@@ -120,8 +119,9 @@ class Sender {
     const line = this.#line = new Line(peer, {
       migration,
       reconnectMs,
-      onLost: () => this.#suspended = this.#disks?.mirrors.suspend() ?? Promise.resolve(),
+      onLost: () => this.#disks?.suspend(),
       find: (signal) => this.#findReceiver(signal),
+      onFound: (peer) => this.#disks?.resume({ peer, line, migration }),
     });
     const hello = await migration.run("hello", () =>
       line.request("hello", {
@@ -214,6 +214,7 @@ class Sender {
     for (;;) {
       const { peer } = line;
       try {
+        await this.#disks?.settled();
         return await work();
       } catch (error) {
         if (!line.recovers(error)) throw error;
@@ -246,7 +247,7 @@ class Sender {
       } catch (error) {
         if (this.#line!.recovers(error)) {
           // The mirrors stay as they are, so that only the memory is sent once more.
-          await this.#suspended;
+          await this.#disks?.settled();
           await memory.cancel();
           await memory.restore();
         }
@@ -336,14 +337,15 @@ class Sender {
     this.#migration.report({ type: "warning", code, text: `After the handover: ${message}` });
   }
 
-  /** Dials until the receiver goes on with this migration, and the mirrors with it. */
+  /** Dials until the receiver goes on with this migration. */
   async #findReceiver(signal: AbortSignal): Promise<Peer> {
-    await this.#suspended;
+    await this.#disks?.settled();
     const { again: reach } = this.#connection;
     const { peerTimeoutMs } = this.#options;
     const migrationId = this.#migration.id!;
-    const peer = await resumeMigration({ reach, migrationId, peerTimeoutMs, signal });
-    await this.#disks?.mirrors.resume(signal);
+    const { peer, qemu } = await resumeMigration({ reach, migrationId, peerTimeoutMs, signal });
+    this.account.qmp = qemu.qmp;
+    this.account.pid = qemu.pid;
     return peer;
   }
 
@@ -372,10 +374,12 @@ class Sender {
     if (journal?.record.state === "handover_sent") {
       await writeQuietly(this.#migration, () => journal.update({ state: "owning" }));
     }
-    error.undoErrors.push(...await this.#migration.undo.rollback());
-    await told;
+    const undoErrors = await this.#migration.undo.rollback();
     // With its QEMU gone there is nothing in it that could be left.
-    const clean = error.undoErrors.length === 0 || this.#guest.qmp.ended.aborted;
+    if (!this.#guest?.qmp.ended.aborted) error.undoErrors.push(...undoErrors);
+    this.account.running = this.#guest?.shouldRun ?? this.account.running;
+    await told;
+    const clean = error.undoErrors.length === 0;
     await writeQuietly(
       this.#migration,
       async () => await (clean ? journal?.remove() : journal?.leave({ note: error.message })),
@@ -390,6 +394,7 @@ class Sender {
       if (error?.kind === "uncertain") peer?.session.close();
       else await peer?.leave(error ? "failed" : "done", error ? "the migration failed" : "done");
     }
+    if (!this.#line) this.#connection?.link.close();
     this.#disks?.[Symbol.dispose]();
     this.#memory?.[Symbol.dispose]();
     await this.#folder?.[Symbol.asyncDispose]();

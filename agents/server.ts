@@ -6,15 +6,16 @@ import { AgentError, toAgentError } from "../src/base/errors.ts";
 import type { ReceiveOptions } from "../src/cli/receive_command.ts";
 import { AdoptHost } from "../src/guest/adopt.ts";
 import { QEMU_DATA_FOLDERS } from "../src/guest/command_line/policy.ts";
-import type { DestinationHost } from "../src/guest/destination.ts";
 import { LaunchHost } from "../src/guest/launch.ts";
 import { CommandHost } from "../src/guest/launch_command.ts";
 import type { DiskPlacement } from "../src/guest/target_disks.ts";
 import type { AccountEvent, AgentEvent, EventBody } from "../src/migration/events.ts";
 import { Migration } from "../src/migration/migration.ts";
 import { StateFolder } from "../src/migration/state_folder.ts";
+import { XenHost } from "../src/xen/destination.ts";
 import { type Admitted, type Caller, openDoor } from "./door.ts";
 import { faultAt } from "./fault.ts";
+import type { LandingHosts } from "./landing_host.ts";
 import { recallOutcome, resolveLeftBehind } from "./recall.ts";
 import { serveConnection } from "./reception.ts";
 import type { Receiver } from "./receiver.ts";
@@ -119,7 +120,7 @@ export async function serve(
       claim,
       state,
       living,
-      host: makeHost(options),
+      ...makeHosts(options),
       nbd: nbdAddress(options, sender),
       allowPlainNbd: !sender.encrypted || options.insecureNbd,
       peerTimeoutMs: options.peerTimeoutMs,
@@ -170,15 +171,15 @@ function nbdAddress({ nbdHost, nbdPorts: ports }: ReceiveOptions, { reachedHost 
   return host === null ? null : { host, ports };
 }
 
-function makeHost(options: ReceiveOptions): DestinationHost {
+function makeHosts(options: ReceiveOptions): LandingHosts {
   const { diskDir, diskPaths, pathMaps, reuseDisks, allowDirs, runDir } = options;
-  if (options.adoptQmp !== null) return new AdoptHost(options.adoptQmp);
+  if (options.adoptQmp !== null) return { host: new AdoptHost(options.adoptQmp) };
   const placement: DiskPlacement = { diskDir, diskPaths, pathMaps, reuseDisks, allowDirs };
   if (options.launchCommand !== null) {
-    return new CommandHost({ command: options.launchCommand, placement });
+    return { host: new CommandHost({ command: options.launchCommand, placement }) };
   }
   const folders = [...allowDirs, ...pathMaps.map(({ to }) => to), ...(diskDir ? [diskDir] : [])];
-  return new LaunchHost({
+  const host = new LaunchHost({
     binaries: options.qemuBinaries,
     runDir,
     qmpPath: options.qmp,
@@ -191,4 +192,5 @@ function makeHost(options: ReceiveOptions): DestinationHost {
       overrides: new Map(options.overrides.map(({ key, value }) => [key, value])),
     },
   });
+  return { host, xen: new XenHost({ placement }) };
 }

@@ -1,14 +1,22 @@
 // `status`: what the journals of this host say, beside what its processes and QEMUs say. Changes
 // nothing.
 
+import * as v from "valibot";
 import { AgentError } from "../src/base/errors.ts";
 import { isSameProcess } from "../src/base/process_identity.ts";
 import type { MigrationAccount, StatusLine } from "../src/cli/journal_documents.ts";
 import type { StatusOptions } from "../src/cli/status_command.ts";
+import { askAgent } from "../src/control/local_client.ts";
 import { hasLivingAgent } from "../src/migration/claims.ts";
 import type { JournalRecord } from "../src/migration/journal_record.ts";
 import { StateFolder } from "../src/migration/state_folder.ts";
 import { factsOf, pickJournal, runStateOf } from "./journals.ts";
+
+const CopiedSchema = v.object({
+  disk_bytes: v.number(),
+  disk_total_bytes: v.number(),
+  ram_bytes: v.number(),
+});
 
 /**
  * Every migration that has a journal here, or those of one id.
@@ -56,6 +64,7 @@ async function accountOf(
     meaning,
     phase,
     agent_pid: atWork ? agent!.pid : null,
+    copied: atWork ? await askCopied(record, signal) : null,
     peer,
     qemu_pid: qemu?.pid ?? null,
     qemu_alive: qemu !== null && await isSameProcess(qemu),
@@ -70,6 +79,22 @@ async function accountOf(
       ? `migrate-agent resolve ${migration_id} --side ${side}`
       : null,
   };
+}
+
+/** Null when the agent does not listen yet, or has just ended. */
+async function askCopied(
+  { control, side }: JournalRecord,
+  signal: AbortSignal,
+): Promise<MigrationAccount["copied"]> {
+  if (control === null) return null;
+  try {
+    const said = await askAgent(control, { request: { command: "status" }, side, signal });
+    return v.parse(CopiedSchema, said);
+  } catch (error) {
+    signal.throwIfAborted();
+    if (error instanceof AgentError) return null;
+    throw error;
+  }
 }
 
 /** Null also when QEMU does not answer: somebody else may be connected to it. */

@@ -4,7 +4,7 @@
 
 import { parseArgs } from "@std/cli/parse-args";
 import { type AgentError, quote } from "../base/errors.ts";
-import { type Command, COMMANDS } from "./command_table.ts";
+import { type Command, COMMANDS, SHOWN_COMMANDS } from "./command_table.ts";
 import { nearest } from "./nearest.ts";
 import {
   type CommandSpec,
@@ -31,7 +31,7 @@ export function readSurroundings(): Surroundings {
 /** What `args` (without the program's name) ask for. Throws AgentError of kind "usage". */
 export function parseCommandLine(args: readonly string[], around: Surroundings): Command {
   const [first, ...rest] = args;
-  const names = COMMANDS.map((command) => command.name);
+  const names = SHOWN_COMMANDS.map((command) => command.name);
   if (first === undefined) {
     throw usageError("missing_command", `No command given: give one of ${names.join(", ")}`, HINT);
   }

@@ -14,6 +14,7 @@ import {
 } from "./adjust_commands.ts";
 import { RESOLVE_COMMAND, type ResolveOptions } from "./resolve_command.ts";
 import { STATUS_COMMAND, type StatusOptions } from "./status_command.ts";
+import { readSocketPath } from "./values.ts";
 
 export interface DemoOptions {
   command: "demo";
@@ -37,6 +38,12 @@ export interface VersionOptions {
   command: "version";
 }
 
+export interface XenPipeOptions {
+  command: "xen-pipe";
+  /** Absolute path of a unix socket. */
+  socket: string;
+}
+
 /** What a command line asks for. */
 export type Command =
   | SendOptions
@@ -48,7 +55,8 @@ export type Command =
   | DemoOptions
   | CompletionsOptions
   | HelpOptions
-  | VersionOptions;
+  | VersionOptions
+  | XenPipeOptions;
 
 const DEMO_COMMAND = defineCommand({
   name: "demo",
@@ -80,6 +88,20 @@ const COMPLETIONS_COMMAND = defineCommand({
   },
 });
 
+const XEN_PIPE_COMMAND = defineCommand({
+  name: "xen-pipe",
+  hidden: true,
+  summary: "what `xl migrate` runs instead of ssh",
+  about: "Joins standard input and output to a unix socket of the sender that has started xl.",
+  examples: [],
+  positional: { name: "SOCKET", required: true },
+  options: [],
+  read: (given, around): XenPipeOptions => ({
+    command: "xen-pipe",
+    socket: readSocketPath(around.cwd)(given.positional!, "SOCKET"),
+  }),
+});
+
 /** What tests ask for: where `--fail-at` can strike. */
 export const FAULT_POINTS_TOPIC = "fault-points";
 
@@ -91,14 +113,14 @@ const HELP_COMMAND = defineCommand({
   positional: {
     name: "COMMAND",
     required: false,
-    choices: () => [...COMMANDS.map((command) => command.name), FAULT_POINTS_TOPIC],
+    choices: () => [...SHOWN_COMMANDS.map((command) => command.name), FAULT_POINTS_TOPIC],
   },
   options: [],
   read: (given): HelpOptions => ({ command: "help", topic: given.positional }),
 });
 
 /** In the order in which help shows them. */
-export const COMMANDS: readonly CommandSpec<Command>[] = [
+export const SHOWN_COMMANDS: readonly CommandSpec<Command>[] = [
   RECEIVE_COMMAND,
   SEND_COMMAND,
   STATUS_COMMAND,
@@ -109,3 +131,6 @@ export const COMMANDS: readonly CommandSpec<Command>[] = [
   COMPLETIONS_COMMAND,
   HELP_COMMAND,
 ];
+
+/** All that this program understands. */
+export const COMMANDS: readonly CommandSpec<Command>[] = [...SHOWN_COMMANDS, XEN_PIPE_COMMAND];

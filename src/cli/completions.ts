@@ -1,7 +1,7 @@
 // Completion scripts for bash and zsh, made from the command table. Both are plain data in the
 // shells' own form: nothing of this program runs while somebody presses the tab key.
 
-import { COMMANDS, type Shell } from "./command_table.ts";
+import { SHOWN_COMMANDS, type Shell } from "./command_table.ts";
 import type { CommandSpec, OptionSpec, PositionalSpec } from "./option_spec.ts";
 
 const PROGRAM = "migrate-agent";
@@ -22,7 +22,7 @@ export function completionScript(shell: Shell): string {
 }
 
 function bashScript(): string {
-  const first = [...COMMANDS.map((command) => command.name), "--help", "--version"].join(" ");
+  const first = [...SHOWN_COMMANDS.map((command) => command.name), "--help", "--version"].join(" ");
   // COMP_WORDBREAKS holds '=', so `--opt=val` arrives as three words. Names come line by line, since
   // those of files may have blanks in them.
   return `# bash completion for ${PROGRAM}
@@ -41,7 +41,7 @@ _migrate_agent() {
   fi
   local option="\${COMP_WORDS[at]}"
   case "\${COMP_WORDS[1]}" in
-${COMMANDS.map(bashCommand).join("\n")}
+${SHOWN_COMMANDS.map(bashCommand).join("\n")}
   esac
   case "$cur" in
     -*) words="$opts" ;;
@@ -85,7 +85,7 @@ function bashReply({ completes }: OptionSpec): string {
 const BASH_ACTIONS = { file: "-f", folder: "-d", command: "-c" };
 
 function zshScript(): string {
-  const cases = COMMANDS.map((command) => {
+  const cases = SHOWN_COMMANDS.map((command) => {
     const specs = [
       ...command.options.filter((o) => !o.hidden).map(zshOption),
       `'(-h --help)'{-h,--help}'[show help]'`,
@@ -100,7 +100,7 @@ ${LIST_MIGRATIONS}
 _migrate_agent() {
   local -a commands
   commands=(
-${COMMANDS.map((c) => `    ${zshQuote(`${c.name}:${c.summary}`)}`).join("\n")}
+${SHOWN_COMMANDS.map((c) => `    ${zshQuote(`${c.name}:${c.summary}`)}`).join("\n")}
   )
   if (( CURRENT == 2 )); then
     _describe -t commands command commands

@@ -1,7 +1,7 @@
 // The text of `--help` and `--version`, made from the command table.
 
 import { FAULT_POINTS } from "../migration/steps.ts";
-import { COMMANDS, FAULT_POINTS_TOPIC } from "./command_table.ts";
+import { SHOWN_COMMANDS, FAULT_POINTS_TOPIC } from "./command_table.ts";
 import { EXIT_CODES } from "./exit_codes.ts";
 import type { CommandSpec, OptionSpec } from "./option_spec.ts";
 
@@ -29,12 +29,12 @@ export function versionText(versions: Versions): string {
 /** Help for the command with that name, or for all when `topic` is null. */
 export function helpText(topic: string | null): string {
   if (topic === FAULT_POINTS_TOPIC) return FAULT_POINTS.join("\n") + "\n";
-  const spec = COMMANDS.find((command) => command.name === topic);
+  const spec = SHOWN_COMMANDS.find((command) => command.name === topic);
   return (spec ? commandHelp(spec) : overview()) + "\n";
 }
 
 function overview(): string {
-  const width = Math.max(...COMMANDS.map((command) => command.name.length)) + 4;
+  const width = Math.max(...SHOWN_COMMANDS.map((command) => command.name.length)) + 4;
   return [
     "migrate-agent moves a running QEMU guest, with its local disks, from one host to another.",
     "",
@@ -44,7 +44,7 @@ function overview(): string {
     "",
     "Commands:",
     "",
-    ...COMMANDS.map((command) => `  ${command.name.padEnd(width)}${command.summary}`),
+    ...SHOWN_COMMANDS.map((command) => `  ${command.name.padEnd(width)}${command.summary}`),
     "",
     "  migrate-agent help COMMAND     options and examples of one command",
     "  migrate-agent --version        version of the program, of Deno and of the protocol",

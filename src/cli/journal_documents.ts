@@ -16,6 +16,8 @@ export interface MigrationAccount {
   phase: JournalRecord["phase"];
   /** The agent that works on it; null when none does. */
   agent_pid: number | null;
+  /** What has been copied of disks and memory, as that agent says; null when none can be asked. */
+  copied: { disk_bytes: number; disk_total_bytes: number; ram_bytes: number } | null;
   /** Address of the other agent. */
   peer: string | null;
   /** The guest's QEMU on this host, whether it lives or not; null when none is known. */

@@ -1,6 +1,6 @@
 // The documents of `status` and `resolve` as people read them.
 
-import { oneLine } from "./format.ts";
+import { formatBytes, oneLine } from "./format.ts";
 import type { MigrationAccount, ResolvedLine, StatusLine } from "./journal_documents.ts";
 
 /** A block of lines per migration, what to do about it last. */
@@ -26,10 +26,12 @@ export function resolvedText(document: ResolvedLine): string {
 }
 
 function accountLines(account: MigrationAccount): string[] {
-  const { migration_id, side, guest, state, meaning, phase, agent_pid, peer, note, next } = account;
+  const { migration_id, side, guest, state, meaning, phase, agent_pid, copied } = account;
+  const { peer, note, next } = account;
   const rows: [label: string, text: string][] = [
     ["state", `${state}${phase === null ? "" : `, phase ${phase}`}: ${meaning}`],
     ["agent", agent_pid === null ? "none is at work" : `process ${agent_pid} is at work`],
+    ...(copied === null ? [] : [["copied", copiedText(copied)] as [string, string]]),
     ["QEMU", qemuText(account)],
     ...(peer === null ? [] : [["peer", peer] as [string, string]]),
     ...(note === null ? [] : [["note", note] as [string, string]]),
@@ -40,6 +42,15 @@ function accountLines(account: MigrationAccount): string[] {
     `Migration ${migration_id}, ${side}, guest '${guest}'`,
     ...rows.map(([label, text]) => `  ${label.padEnd(8)} ${text}`),
   ];
+}
+
+function copiedText(
+  { disk_bytes, disk_total_bytes, ram_bytes }: NonNullable<MigrationAccount["copied"]>,
+): string {
+  const disks = disk_total_bytes === 0
+    ? "no disks"
+    : `${formatBytes(disk_bytes)} of ${formatBytes(disk_total_bytes)} of the disks`;
+  return `${disks}, ${formatBytes(ram_bytes)} of memory`;
 }
 
 function qemuText({ qemu_pid, qemu_alive, run_state, qmp }: MigrationAccount): string {

@@ -55,6 +55,8 @@ export interface Surroundings {
 
 export interface CommandSpec<Parsed, Name extends string = string> {
   readonly name: string;
+  /** Not for people: neither in the help nor in the completions. */
+  readonly hidden?: true;
   /** Half a line, for the list of commands. */
   readonly summary: string;
   /** What it does and when one wants it: a few sentences. */

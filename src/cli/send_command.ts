@@ -9,7 +9,7 @@ import {
   type SendConnection,
 } from "./connection_options.ts";
 import { MAX_WAIT_MS } from "../control/messages.ts";
-import { defineCommand } from "./option_spec.ts";
+import { defineCommand, type Given, type Surroundings, usageError } from "./option_spec.ts";
 import {
   DOWNTIME_LIMIT_MAX_MS,
   readChoice,
@@ -18,7 +18,20 @@ import {
   readPid,
   readSize,
   readSocketPath,
+  readText,
 } from "./values.ts";
+
+/** @throws AgentError (kind usage) */
+function readGuest(given: Given<"xen" | "qmp">, around: Surroundings): SendOptions["guest"] {
+  const xen = given.one("xen", readText);
+  if (xen !== null) return { xen };
+  if (given.has("qmp")) return { qmp: given.must("qmp", readSocketPath(around.cwd)) };
+  throw usageError(
+    "missing_option",
+    "No guest is named for send: give --qmp SOCKET, or --xen DOMAIN",
+    "'migrate-agent help send' shows examples",
+  );
+}
 
 const SOURCE_AFTER = ["quit", "paused"] as const;
 const HANDOVER_TIMEOUT_MS = 60_000;
@@ -26,8 +39,8 @@ const HANDOVER_TIMEOUT_MS = 60_000;
 export interface SendOptions extends AgentOptions {
   command: "send";
   connection: SendConnection;
-  /** Absolute path of the source QEMU's QMP socket. */
-  qmp: string;
+  /** The guest: a Xen domain by its name or id, or whose QEMU has this QMP socket (absolute path). */
+  guest: { xen: string } | { qmp: string };
   /** The source QEMU's process, for when the socket's owner cannot be found. */
   qemuPid: number | null;
   copyStorage: boolean;
@@ -73,6 +86,10 @@ export const SEND_COMMAND = defineCommand({
         "migrate-agent send --ticket-file ticket --qmp /run/vm1/qmp.sock --downtime-limit 100ms",
     },
     {
+      task: "Move a Xen HVM domain with its disks",
+      line: "migrate-agent send -q --ticket-file ticket --xen vm1",
+    },
+    {
       task: "Leave the network room for others, give up after an hour",
       line: "migrate-agent send -q --ticket-file ticket --qmp /run/vm1/qmp.sock " +
         "--disk-bandwidth 50M --ram-bandwidth 200M --timeout 1h",
@@ -86,10 +103,16 @@ export const SEND_COMMAND = defineCommand({
     {
       name: "qmp",
       value: "SOCKET",
-      required: true,
       completes: "file",
       group: "The guest and where it goes",
       help: "The guest's QMP socket on this host (a path, `unix:` in front of it is accepted).",
+    },
+    {
+      name: "xen",
+      value: "DOMAIN",
+      excludes: ["qmp", "qemu-pid", "source-after", "auto-converge", "downtime-limit"],
+      group: "The guest and where it goes",
+      help: "Instead of --qmp: the guest is this Xen HVM domain (its name or id).",
     },
     {
       name: "qemu-pid",
@@ -187,7 +210,7 @@ export const SEND_COMMAND = defineCommand({
       handoverTimeoutMs: given.one("handover-timeout", readDuration({ maxMs: MAX_WAIT_MS })) ??
         HANDOVER_TIMEOUT_MS,
       connection: readSendConnection(given, around),
-      qmp: given.must("qmp", readSocketPath(around.cwd)),
+      guest: readGuest(given, around),
       qemuPid: given.one("qemu-pid", readPid),
       copyStorage: given.has("copy-storage"),
       disks: given.one("disks", readList),

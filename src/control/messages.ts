@@ -26,6 +26,8 @@ const version = integer(1, 65535);
 const migrationId = v.pipe(v.string(), v.regex(/^[A-Za-z0-9_-]{1,64}$/));
 /** How long one agent may ask the other to wait for it. */
 export const MAX_WAIT_MS = 24 * 3_600_000;
+/** One byte tells them apart in a tunnel. */
+const MAX_SERVERS = 256;
 /** What a receiver knows of a guest that was handed over: `Answer` in src/migration/ownership.ts. */
 const OUTCOMES = ["running", "never_ran", "ended", "uncertain"] as const;
 const empty = v.object({});
@@ -38,6 +40,8 @@ export const ErrorSchema = v.object({
   message: prose(2000),
   hint: v.nullable(prose(1000)),
 });
+/** The QEMU that waits for the guest; null when its host does not tell. */
+const qemu = { qmp: v.nullable(path), pid: v.nullable(integer(1, 2 ** 31 - 1)) };
 
 /** What the sender may ask, in the order in which it does, and what the receiver replies. */
 export const REQUESTS = {
@@ -85,14 +89,16 @@ export const REQUESTS = {
         v.object({
           transport: v.literal("direct"),
           host: v.pipe(v.string(), v.regex(/^[^\s\p{Cc}]{1,255}$/u)),
-          port: integer(1, 65535),
+          ports: v.pipe(list(integer(1, 65535), MAX_SERVERS), v.minLength(1)),
           psk_key: v.nullable(v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/))),
         }),
         v.object({ transport: v.literal("tunnel") }),
       ])),
-      exports: list(v.object({ disk: diskName, export: diskName }), 256),
-      qmp: v.nullable(path),
-      pid: v.nullable(integer(1, 2 ** 31 - 1)),
+      exports: list(
+        v.object({ disk: diskName, export: diskName, server: integer(0, MAX_SERVERS - 1) }),
+        256,
+      ),
+      ...qemu,
     }),
   },
   incoming: { body: empty, reply: empty },
@@ -106,7 +112,7 @@ export const REQUESTS = {
   },
   finish: { body: empty, reply: empty },
   /** Instead of `hello`: goes on with a migration whose connection was lost. */
-  resume: { body: v.object({ migration_id: migrationId }), reply: empty },
+  resume: { body: v.object({ migration_id: migrationId }), reply: v.object(qemu) },
   /** Instead of `hello`: what became of a handover that was not answered. */
   ask: {
     body: v.object({ migration_id: migrationId }),

@@ -43,6 +43,8 @@ export interface DestinationPlan {
 export interface DestinationQemu {
   qmp: QmpClient;
   pid: number;
+  /** Where it writes what it has to say; left out when somebody else knows. */
+  logFile?: string;
   /**
    * Ends this QEMU, whose memory has stopped half-way, and starts another one on the same disks. Left
    * out: only whoever started it can.

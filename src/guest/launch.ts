@@ -91,7 +91,7 @@ export class LaunchHost implements DestinationHost {
       await endProcess(pid);
       return await this.#run(params, { plan, onEffect, signal });
     };
-    return { qmp, pid, restart };
+    return { qmp, pid, logFile: folder.logFile, restart };
   }
 
   async close(): Promise<void> {}

@@ -26,23 +26,22 @@ export interface MirrorProgress {
   ready: boolean;
 }
 
-/** Where the destination's NBD server is reached from the source. */
+/** Where one of the destination's NBD servers is reached from the source. */
 export type NbdServer = { type: "inet"; host: string; port: number } | {
   type: "unix";
   path: string;
 };
 
 export interface MirrorOptions {
-  nbd: NbdServer;
   /** Id of the credentials (nbd_keys.ts); null for a connection that is not encrypted by QEMU. */
   tlsCreds: string | null;
-  targets: readonly { disk: Disk; export: string }[];
+  targets: readonly { disk: Disk; nbd: NbdServer; export: string }[];
   /** Bytes per second for each disk; 0 for no limit. */
   speedBytesPerS: number;
   /** Above 0 the mirrors live on when their connections are lost: `suspend` and `resume`. */
   reconnectMs: number;
   /**
-   * The connections that QEMU makes to the server. Without them one that cannot connect cannot be
+   * The connections that QEMU makes to the servers. Without them one that cannot connect cannot be
    * stopped, and no mirror can live on.
    */
   connections?: NbdConnections;
@@ -51,6 +50,7 @@ export interface MirrorOptions {
 
 interface Mirror {
   disk: Disk;
+  nbd: NbdServer;
   jobId: string;
   nodeName: string;
   export: string;
@@ -71,14 +71,14 @@ export class MirrorSet implements Disposable {
   constructor(qmp: QmpClient, options: MirrorOptions) {
     this.#qmp = qmp;
     this.#options = options;
-    this.#mirrors = options.targets.map(({ disk, export: name }, index) => ({
-      disk,
+    this.#mirrors = options.targets.map(({ export: name, ...target }, index) => ({
+      ...target,
       export: name,
       ...mirrorNames(index),
       has: { node: false, job: false },
       ready: false,
       copiedBytes: 0,
-      totalBytes: disk.virtual_size_bytes,
+      totalBytes: target.disk.virtual_size_bytes,
     }));
     this.#events = qmp.subscribe("BLOCK_JOB_READY", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED");
     this.#keeper = options.reconnectMs > 0 ? this.#keep(options.connections) : null;
@@ -253,7 +253,8 @@ export class MirrorSet implements Disposable {
   }
 
   async #addNode(mirror: Mirror): Promise<void> {
-    const { nbd, tlsCreds } = this.#options;
+    const { tlsCreds } = this.#options;
+    const { nbd } = mirror;
     await this.#qmp.execute("blockdev-add", {
       driver: "nbd",
       "node-name": mirror.nodeName,

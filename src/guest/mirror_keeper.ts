@@ -90,7 +90,7 @@ export class MirrorKeeper implements Disposable {
 
   /**
    * Aborts when jobs have stopped that may go on only after `suspend` and `resume` (code
-   * `mirror_lost`), or that cannot go on at all (`mirror_failed`). A new one after each `resume`.
+   * `mirror_lost`), or that cannot go on at all (`mirror_failed`); `resume` makes a new one then.
    */
   get lost(): AbortSignal {
     return this.#lost.signal;
@@ -116,12 +116,12 @@ export class MirrorKeeper implements Disposable {
    * Lets the jobs go on. The destination must have stopped its server since `suspend` and started it
    * again at the same address. Resolves when those that had something on its way are connected; the
    * others connect when they have something to copy.
-   * @throws the reason of the new `lost`
+   * @throws the reason of `lost`. Cancel it before `suspend` is called again
    */
   async resume(stop: AbortSignal): Promise<void> {
     this.#known = new Set();
     this.#troubles.clear();
-    this.#lost = new AbortController();
+    if (this.#lost.signal.aborted) this.#lost = new AbortController();
     this.#suspended = false;
     const signal = AbortSignal.any([stop, this.#lost.signal]);
     await this.#all("block-job-resume", signal);

@@ -65,6 +65,19 @@ export function tcpConnections(
   };
 }
 
+/** All of them, as if they were one server's. */
+export function joinConnections(parts: readonly NbdConnections[]): NbdConnections {
+  return {
+    async list() {
+      const lists = await Promise.all(parts.map((part) => part.list()));
+      return new Set(lists.flatMap((names, at) => [...names].map((name) => `${at} ${name}`)));
+    },
+    async sever() {
+      await Promise.all(parts.map((part) => part.sever()));
+    },
+  };
+}
+
 /**
  * Connects to the server once, from this process, before QEMU does: an address that cannot be reached
  * must cost the guest nothing. Gives the address in numbers, which QEMU is to be told then.

@@ -56,6 +56,7 @@ export class PskCredentials {
     const { endpoint, key } = options;
     await writeKey(this.#folder, key);
     if (endpoint === "server") await writeDhParameters(this.#folder);
+    signal.throwIfAborted(); // a command that is not sent leaves nothing
     this.#exists = true; // a wait that is cancelled does not stop the command
     await this.#qmp.execute("object-add", {
       "qom-type": "tls-creds-psk",

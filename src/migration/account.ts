@@ -3,14 +3,6 @@
 import type { AgentError, Side } from "../base/errors.ts";
 import type { AccountEvent, DiskAccount, ErrorAccount } from "./events.ts";
 import type { Migration } from "./migration.ts";
-import type { PhaseName } from "./phases.ts";
-
-export interface Progress {
-  phase: PhaseName | null;
-  elapsed_ms: number;
-  ram_bytes: number;
-  disks: Pick<DiskAccount, "name" | "action" | "virtual_size_bytes" | "copied_bytes">[];
-}
 
 export class Account {
   guest = "";
@@ -30,18 +22,15 @@ export class Account {
     if (disk) disk.copied_bytes = bytes;
   }
 
-  /** How far a migration is that goes on. */
-  progress(migration: Migration): Progress {
+  /** What has been copied so far, of all disks that are copied and of the memory. */
+  get copied(): { disk_bytes: number; disk_total_bytes: number; ram_bytes: number } {
+    const mirrored = this.disks.filter(({ action }) => action === "mirror");
+    const sum = (bytes: (disk: DiskAccount) => number) =>
+      mirrored.reduce((total, disk) => total + bytes(disk), 0);
     return {
-      phase: migration.phase,
-      elapsed_ms: Math.round(migration.elapsedMs),
+      disk_bytes: sum((disk) => disk.copied_bytes),
+      disk_total_bytes: sum((disk) => disk.virtual_size_bytes),
       ram_bytes: this.ramBytes,
-      disks: this.disks.map(({ name, action, virtual_size_bytes, copied_bytes }) => ({
-        name,
-        action,
-        virtual_size_bytes,
-        copied_bytes,
-      })),
     };
   }
 

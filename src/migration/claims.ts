@@ -12,6 +12,11 @@ export function claimOfQemu({ pid, start_ticks }: ProcessIdentity): string {
   return `qemu:${pid}:${start_ticks}`;
 }
 
+/** A Xen domain, on either side. */
+export function claimOfDomain(uuid: string): string {
+  return `xen:${uuid.toLowerCase()}`;
+}
+
 /** An image at the destination; `path` is its real one. */
 export function claimOfDisk(path: string): string {
   return `disk:${path}`;
@@ -77,6 +82,8 @@ function describeClaim(claim: string): string {
   switch (kind) {
     case "qemu":
       return `the guest's QEMU (process ${split(value)[0]})`;
+    case "xen":
+      return `the Xen domain with the UUID ${value}`;
     case "disk":
       return `the disk ${quote(value)}`;
     case "guest":

@@ -1,7 +1,7 @@
 // The destination for a Xen domain: whether it fits here, the disks, their NBD servers, and xl that
 // receives it. Specification: docs/xen.md.
 
-import { quote } from "../base/errors.ts";
+import { AgentError, quote } from "../base/errors.ts";
 import type { DestinationPlan, RegisterUndo, TargetDisk } from "../guest/destination.ts";
 import { makeTargets, refusal } from "../guest/image_files.ts";
 import type { XenParams } from "../guest/params.ts";
@@ -10,7 +10,8 @@ import { type DiskPlacement, planTargets } from "../guest/target_disks.ts";
 import { buildConfig, isDomainName, listBridges } from "./domain_config.ts";
 import { XenIncoming } from "./incoming.ts";
 import { NbdServers } from "./nbd_server.ts";
-import { listDomains, queryHost } from "./xl.ts";
+import { runReceived } from "./recovery.ts";
+import { incomingName, listDomains, queryHost } from "./xl.ts";
 
 const MEBI = 2 ** 20;
 /** What Xen needs for a domain besides its memory: shadow or p2m, 1 MiB a vcpu and 8 KiB a MiB. */
@@ -21,25 +22,21 @@ const SHARE_OF_MEMORY = 8 / 1024;
 export class XenGuest {
   readonly exports: NbdServers;
   readonly incoming: XenIncoming;
-  /** No QMP for the operator: the device model is xl's, under the domain's new id. */
-  readonly qmp = null;
-  readonly pid = null;
-  readonly #folder: PrivateFolder;
-
-  constructor(exports: NbdServers, incoming: XenIncoming, folder: PrivateFolder) {
-    this.exports = exports;
-    this.incoming = incoming;
-    this.#folder = folder;
-  }
-
+  /** For sockets and keys. */
+  readonly folder: PrivateFolder;
   /** Aborts when a server of a disk, or xl, has ended too early. */
-  get ended(): AbortSignal {
-    return AbortSignal.any([this.exports.failed, this.incoming.failed]);
-  }
+  readonly ended: AbortSignal;
+  readonly #domain: { uuid: string; name: string };
 
-  /** The guest's folder for sockets and keys. */
-  get folder(): PrivateFolder {
-    return this.#folder;
+  constructor(
+    domain: { uuid: string; name: string },
+    parts: { exports: NbdServers; incoming: XenIncoming; folder: PrivateFolder },
+  ) {
+    this.#domain = domain;
+    this.exports = parts.exports;
+    this.incoming = parts.incoming;
+    this.folder = parts.folder;
+    this.ended = AbortSignal.any([this.exports.failed, this.incoming.failed]);
   }
 
   /** The guest runs here (or waits, paused) from now on. See `XenIncoming.resume`. */
@@ -47,9 +44,23 @@ export class XenGuest {
     return await this.incoming.resume(run);
   }
 
+  /** Whether there is such a domain here, under any name. */
+  async isThere(): Promise<boolean> {
+    return (await listDomains()).some(({ uuid }) => uuid === this.#domain.uuid);
+  }
+
+  /**
+   * After an error of `resume` that leaves open what xl has done: does what is left to do.
+   * @throws AgentError `domain_lost`
+   */
+  async settle(run: boolean): Promise<void> {
+    const found = await runReceived(this.#domain, { run });
+    if (found.state === "lost") throw new AgentError("domain_lost", `Lost: ${found.why}`);
+  }
+
   async close(): Promise<void> {
     this.incoming[Symbol.dispose]();
-    await this.#folder[Symbol.asyncDispose]();
+    await this.folder[Symbol.asyncDispose]();
   }
 }
 
@@ -62,6 +73,7 @@ export class XenHost {
 
   /** Checks everything that can be checked; changes nothing. @throws AgentError (kind refused) */
   async plan(params: XenParams, signal: AbortSignal): Promise<DestinationPlan> {
+    uuidOf(params);
     if (!isDomainName(params.name)) {
       throw refusal("bad_domain_name", `${quote(params.name)} is no name for a domain here`);
     }
@@ -89,18 +101,29 @@ export class XenHost {
     const { plan: { targets }, onEffect, signal } = options;
     await makeTargets(targets, { onEffect, signal });
     const folder = await makePrivateFolder({ pid: Deno.pid });
-    onEffect(`remove ${folder.path}`, () => Promise.resolve(folder[Symbol.asyncDispose]()));
+    const { path } = folder;
+    await onEffect(`remove ${path}`, () => Promise.resolve(folder[Symbol.asyncDispose]()), {
+      kind: "folder",
+      path,
+    });
     const exports = new NbdServers(targets, folder);
+    const domain = { uuid: uuidOf(params), name: params.name };
     const incoming = new XenIncoming({
-      uuid: params.uuid!,
+      ...domain,
       config: makeConfig(params, targets),
       running: params.running,
-      imagesFree: exports.stopped,
+      imagesFree: () => exports.stopped,
     });
-    return new XenGuest(exports, incoming, folder);
+    return new XenGuest(domain, { exports, incoming, folder });
   }
 
   async close(): Promise<void> {}
+}
+
+/** As xl prints it. */
+function uuidOf({ uuid }: XenParams): string {
+  if (uuid === null) throw refusal("no_uuid", "The domain's parameters name no UUID");
+  return uuid.toLowerCase();
 }
 
 function makeConfig(params: XenParams, targets: readonly TargetDisk[]): string {
@@ -119,14 +142,14 @@ function refuseOtherVersion(params: XenParams, host: ReadonlyMap<string, string>
 }
 
 async function refuseNameClash(params: XenParams, signal: AbortSignal): Promise<void> {
-  const names = [params.name, `${params.name}--incoming`];
+  const names = [params.name, incomingName(params.name)];
   const clash = (await listDomains(signal))
-    .find(({ name, uuid }) => names.includes(name) || uuid === params.uuid?.toLowerCase());
+    .find(({ name, uuid }) => names.includes(name) || uuid === uuidOf(params));
   if (!clash) return;
   throw refusal(
     "guest_exists",
     `Domain ${clash.domid} here is called ${quote(clash.name)} (UUID ${clash.uuid})`,
-    clash.name.endsWith("--incoming")
+    clash.name === incomingName(params.name)
       ? `it is left over from another try: xl destroy ${clash.domid}`
       : "end or rename it first",
   );

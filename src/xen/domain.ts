@@ -8,7 +8,7 @@ import type { XenParams } from "../guest/params.ts";
 import { findSocketOwner } from "../guest/process.ts";
 import { QmpClient } from "../qmp/client.ts";
 import { describeDomainDisks, type DiskUse, readConfiguredDisks } from "./domain_disks.ts";
-import { isRecord, queryHost, queryState, readDomain } from "./xl.ts";
+import { awayName, isRecord, listDomains, queryHost, queryState, readDomain } from "./xl.ts";
 import { readBackends } from "./xenstore.ts";
 
 /** Xen's own folder for the sockets of device models. */
@@ -99,6 +99,24 @@ export async function inspectDomain(
     await qmp.close();
     throw error;
   }
+}
+
+/**
+ * The domain of that name or id, also while xl has given it another name to hand it over.
+ * @throws AgentError `unknown_domain` (kind refused)
+ */
+export async function findDomain(name: string, signal: AbortSignal): Promise<DomainIdentity> {
+  const domains = await listDomains(signal);
+  const isMeant = (domain: DomainIdentity) =>
+    domain.name === name || String(domain.domid) === name || domain.name === awayName(name);
+  const found = domains.find(isMeant);
+  if (found) return found;
+  const there = domains.map((domain) => quote(domain.name)).join(", ") || "none";
+  throw new AgentError("unknown_domain", `There is no Xen domain ${quote(name)} here`, {
+    kind: "refused",
+    side: "source",
+    hint: `xl list shows the domains of this host: ${there}`,
+  });
 }
 
 /** What no migration of this program can carry over, found in the configuration. */

@@ -4,7 +4,7 @@
 // decided so. Specification: docs/xen.md, "The conversation".
 
 import { abortable } from "../base/deadline.ts";
-import { toAgentError } from "../base/errors.ts";
+import { AgentError, toAgentError } from "../base/errors.ts";
 import type { RegisterUndo } from "../guest/destination.ts";
 import {
   BANNER,
@@ -17,8 +17,8 @@ import {
   REPORT,
   writeAll,
 } from "./conversation.ts";
-import { Framing, makeHeader } from "./framing.ts";
 import { setPaused } from "./recovery.ts";
+import { makeHeader, MigrationStream } from "./stream/migration_stream.ts";
 import { destroyDomain, listDomains } from "./xl.ts";
 import { xlFailure, XlProcess } from "./xl_process.ts";
 
@@ -27,12 +27,13 @@ const XL_END_TIMEOUT_MS = 60_000;
 
 export interface XenIncomingOptions {
   uuid: string;
+  name: string;
   /** The domain's configuration at this host, as JSON. */
   config: string;
   /** Whether the guest is meant to run: xl is told at its start; `resume` has the last word. */
   running: boolean;
   /** Resolves when the images are free for the device model. */
-  imagesFree: Promise<void>;
+  imagesFree: () => Promise<void>;
 }
 
 export class XenIncoming implements Disposable {
@@ -62,10 +63,15 @@ export class XenIncoming implements Disposable {
   }
 
   /** Starts xl and listens on the unix socket `path` for what it shall receive. */
-  listen(path: string, options: { onEffect: RegisterUndo; signal: AbortSignal }): Promise<void> {
+  async listen(
+    path: string,
+    options: { onEffect: RegisterUndo; signal: AbortSignal },
+  ): Promise<void> {
+    const { uuid, name } = this.#options;
+    const what = "destroy the domain that was received";
+    await options.onEffect(what, () => this.abort(), { kind: "xen_domain", uuid, name });
     options.signal.throwIfAborted();
     const listener = this.#listener = Deno.listen({ transport: "unix", path });
-    options.onEffect("destroy the domain that was received", () => this.abort());
     const args = this.#options.running ? ["migrate-receive"] : ["migrate-receive", "-p"];
     const xl = this.#xl = XlProcess.start(args, "piped");
     this.#toXl = xl.child.stdin.getWriter();
@@ -74,7 +80,6 @@ export class XenIncoming implements Disposable {
       if (!this.#ending) this.#fail(xlFailure("xl migrate-receive", end));
     });
     this.#relay(listener).catch((error) => this.#fail(error));
-    return Promise.resolve();
   }
 
   /** Waits until everything has been loaded. @throws AgentError `xl_ended`, `xl_conversation` */
@@ -95,7 +100,10 @@ export class XenIncoming implements Disposable {
     const [status] = await readExactly(this.#fromXl!, 1);
     const resumedAt = new Date();
     const end = await this.#xl!.waitEnd(XL_END_TIMEOUT_MS);
-    if (status !== 0) throw xlFailure("xl migrate-receive", end);
+    if (status !== 0) {
+      const { message } = xlFailure("xl migrate-receive", end);
+      throw new AgentError("xl_refused", message, { side: "destination" });
+    }
     if (run !== this.#options.running) {
       const domain = await this.#findDomain();
       if (domain) await setPaused(domain.domid, !run);
@@ -106,11 +114,17 @@ export class XenIncoming implements Disposable {
   /** Ends what was begun: xl first, because the end of its input would count as the stream's. */
   async abort(): Promise<void> {
     this.#ending = true;
-    this.#xl?.terminate();
-    await this.#xl?.waitEnd(XL_END_TIMEOUT_MS);
+    this[Symbol.dispose]();
+    const xl = this.#xl;
+    if (xl) {
+      xl.terminate();
+      await xl.waitEnd(XL_END_TIMEOUT_MS);
+      // Its helper reads on until there is no more, and holds the domain's memory.
+      await this.#toXl?.abort().catch(() => {}); // nobody reads: closed all the same
+      await xl.waitHelper(XL_END_TIMEOUT_MS);
+    }
     const domain = await this.#findDomain();
     if (domain) await destroyDomain(domain.domid);
-    this[Symbol.dispose]();
   }
 
   [Symbol.dispose](): void {
@@ -131,15 +145,15 @@ export class XenIncoming implements Disposable {
   }
 
   async #forward(conn: Deno.UnixConn): Promise<void> {
-    const framing = new Framing();
+    const stream = new MigrationStream();
     const buffer = new Uint8Array(CHUNK_BYTES);
     while (true) {
       const count = await conn.read(buffer);
       // Not passed on: to xl the end of its input is the end of the stream.
-      if (count === null) return;
-      for (const { kind, bytes } of framing.feed(buffer.subarray(0, count))) {
-        if (kind === "after") throw conversationError("the stream goes on after its end");
-        if (kind === "end") await this.#options.imagesFree;
+      if (count === null) return stream.checkEnded();
+      for (const { kind, bytes } of stream.feed(buffer.subarray(0, count))) {
+        if (kind === "permission") throw conversationError("the stream goes on after its end");
+        if (kind === "end") await this.#options.imagesFree();
         await this.#write(kind === "header" ? makeHeader(this.#options.config) : bytes);
       }
     }

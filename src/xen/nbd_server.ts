@@ -39,8 +39,9 @@ export class NbdServers {
   readonly #folder: PrivateFolder;
   readonly #servers: Server[] = [];
   readonly #failed = new AbortController();
-  readonly #stopped = Promise.withResolvers<void>();
+  #stopped = Promise.withResolvers<void>();
   #stopping = false;
+  #hasKey = false;
 
   /** @param folder for keys and sockets; its owner is the user that qemu-nbd runs as: our own */
   constructor(targets: readonly TargetDisk[], folder: PrivateFolder) {
@@ -65,19 +66,27 @@ export class NbdServers {
   }
 
   /**
-   * Starts a server for every target. Undo with `stop`, also after an error.
+   * Starts a server for every target. Undo with `stop`, also after an error; after that it can be
+   * called again.
    * @param options.listen for sockets `path` is a prefix: every server gets one of its own
+   * @param options.again the ports at which they listened before; null at the first start
    * @param options.key the pre-shared key that a client must have; null for no encryption
    */
   async start(options: {
     listen: NbdListen;
+    again: readonly number[] | null;
     key: string | null;
     onEffect: RegisterUndo;
     signal: AbortSignal;
   }): Promise<NbdExport[]> {
     const { key, onEffect, signal } = options;
-    onEffect("end the NBD servers", () => this.stop());
-    if (key !== null) await writeServerKey(this.#folder, key);
+    await onEffect("end the NBD servers", () => this.stop());
+    if (this.#stopping) this.#stopped = Promise.withResolvers();
+    this.#stopping = false;
+    if (key !== null && !this.#hasKey) {
+      await writeServerKey(this.#folder, key);
+      this.#hasKey = true;
+    }
     const exports: NbdExport[] = [];
     const taken = new Set<number>();
     for (const [index, target] of this.#targets.entries()) {
@@ -97,6 +106,7 @@ export class NbdServers {
     this.#stopping = true;
     for (const { child } of this.#servers) terminate(child);
     await Promise.all(this.#servers.map(({ ended }) => ended));
+    this.#servers.length = 0;
     this.#stopped.resolve();
   }
 
@@ -104,13 +114,14 @@ export class NbdServers {
     target: TargetDisk,
     options: {
       listen: NbdListen;
+      again: readonly number[] | null;
       key: string | null;
       index: number;
       taken: Set<number>;
       signal: AbortSignal;
     },
   ): Promise<NbdExport> {
-    const { listen, key, index, taken, signal } = options;
+    const { listen, again, key, index, taken, signal } = options;
     const common = { disk: target.disk.name, export: `disk-${index}` };
     const args = this.#arguments(target, { name: common.export, encrypted: key !== null });
     if (listen.type === "unix") {
@@ -120,7 +131,7 @@ export class NbdServers {
       return { ...common, port: null, path, pid: said.pid };
     }
     let last = "";
-    for (const port of candidatePorts(listen.ports)) {
+    for (const port of again ? [again[index]!] : candidatePorts(listen.ports)) {
       if (taken.has(port)) continue;
       const place = ["--bind", listen.host, "--port", String(port)];
       const said = await this.#spawn(target, [...args, ...place], signal);

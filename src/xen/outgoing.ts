@@ -12,20 +12,12 @@ import { endJob, isMirrorJob } from "../guest/mirror_traces.ts";
 import type { RamLimits, RamOptions, RamProgress } from "../guest/ram.ts";
 import type { Outgoing } from "../guest/source.ts";
 import { QmpClient } from "../qmp/client.ts";
-import {
-  BANNER,
-  conversationError,
-  PERMISSION,
-  readMessage,
-  READY,
-  REPORT,
-  writeAll,
-} from "./conversation.ts";
+import { BANNER, PERMISSION, readMessage, READY, REPORT, writeAll } from "./conversation.ts";
 import { type DomainIdentity, libxlSocket } from "./domain.ts";
 import { checkUnchanged, type DiskUse } from "./domain_disks.ts";
-import { Framing } from "./framing.ts";
 import { migrateArguments, openPipeSocket, type PipeCommand, recoverDomain } from "./recovery.ts";
 import { Pacer } from "./pacer.ts";
+import { MigrationStream } from "./stream/migration_stream.ts";
 import { type DomainState, queryState } from "./xl.ts";
 import { xlFailure, XlProcess } from "./xl_process.ts";
 import { readBackends, watchDomains } from "./xenstore.ts";
@@ -55,6 +47,7 @@ export class XenOutgoing implements Outgoing {
   readonly #holding = Promise.withResolvers<void>();
   readonly #asked = Promise.withResolvers<void>();
   readonly #pacer = new Pacer();
+  readonly #stream = new MigrationStream();
   #xl: XlProcess | undefined;
   #conn: Deno.UnixConn | undefined;
   #network: Deno.UnixConn | undefined;
@@ -190,27 +183,21 @@ export class XenOutgoing implements Outgoing {
 
   /** From xl to the other host, chunk by chunk, up to xl's question. */
   async #forward(conn: Deno.UnixConn, network: Deno.UnixConn): Promise<void> {
-    const framing = new Framing();
     const buffer = new Uint8Array(CHUNK_BYTES);
-    let question: number[] = [];
     while (true) {
       const count = await conn.read(buffer);
       if (count === null) return; // xl has ended, and its own words say why
-      for (const { kind, bytes } of framing.feed(buffer.subarray(0, count))) {
-        if (kind !== "after") {
+      for (const { kind, bytes } of this.#stream.feed(buffer.subarray(0, count))) {
+        if (kind === "permission") {
+          this.#askedForPermission = true;
+          this.#asked.resolve();
+        } else {
           await writeAll(network, bytes);
           this.#sentBytes += bytes.length;
-        } else question = [...question, ...bytes.subarray(0, PERMISSION.length + 1)];
+        }
       }
       // xl cannot suspend the domain before this is read on, so the hold is always in time.
-      if (framing.memoryBegan && !this.#hold) await this.#takeHold();
-      if (question.length >= PERMISSION.length) {
-        if (!question.every((byte, at) => byte === PERMISSION[at])) {
-          throw conversationError("xl migrate says something else than that the guest may run");
-        }
-        this.#askedForPermission = true;
-        this.#asked.resolve();
-      }
+      if (this.#stream.progress.passes > 0 && !this.#hold) await this.#takeHold();
       await this.#pacer.pace(count, this.#failed.signal);
     }
   }
@@ -267,13 +254,14 @@ export class XenOutgoing implements Outgoing {
 
   #progress(): RamProgress {
     const { memoryBytes } = this.#options;
+    const { pageBytes, passes } = this.#stream.progress;
     const seconds = (performance.now() - this.#startedMs) / 1000;
     return {
       transferredBytes: this.#sentBytes,
-      remainingBytes: Math.max(0, memoryBytes - this.#sentBytes),
+      remainingBytes: Math.max(0, memoryBytes - pageBytes),
       totalBytes: memoryBytes,
       rateBytesPerS: this.#sentBytes / seconds,
-      iteration: Math.ceil(this.#sentBytes / memoryBytes),
+      iteration: passes,
       expectedDowntimeMs: null,
     };
   }

@@ -6,8 +6,8 @@ import { abortable } from "../base/deadline.ts";
 import { AgentError, quote } from "../base/errors.ts";
 import { BANNER, writeAll } from "./conversation.ts";
 import type { DomainIdentity } from "./domain.ts";
-import { Framing } from "./framing.ts";
-import { listDomains, queryState, renameDomain, runTool } from "./xl.ts";
+import { MigrationStream } from "./stream/migration_stream.ts";
+import { awayName, incomingName, listDomains, queryState, renameDomain, runTool } from "./xl.ts";
 import { XlProcess } from "./xl_process.ts";
 
 const GIVE_UP_TIMEOUT_MS = 60_000;
@@ -26,7 +26,7 @@ export async function recoverDomain(
 ): Promise<boolean> {
   const found = (await listDomains()).find((domain) => domain.uuid === uuid);
   if (!found) return false;
-  if (found.name === `${name}--migratedaway`) await renameDomain(found.domid, name);
+  if (found.name === awayName(name)) await renameDomain(found.domid, name);
   const state = await queryState(found.domid);
   if (state?.shutdown === "suspend" && options.run) await resumeSuspended(found.domid, options);
   return true;
@@ -44,12 +44,12 @@ async function resumeSuspended(domid: number, options: { pipe: PipeCommand }): P
     try {
       await writeAll(conn, BANNER);
       // xl lets the domain run on only when libxl had its turn; before that it just ends.
-      const framing = new Framing();
+      const stream = new MigrationStream();
       const buffer = new Uint8Array(65536);
       for (let began = false; !began;) {
         const count = await conn.read(buffer);
         if (count === null) break;
-        for (const { kind } of framing.feed(buffer.subarray(0, count))) began ||= kind === "data";
+        for (const { kind } of stream.feed(buffer.subarray(0, count))) began ||= kind === "data";
       }
     } finally {
       conn.close();
@@ -63,6 +63,26 @@ async function resumeSuspended(domid: number, options: { pipe: PipeCommand }): P
     `Domain ${domid} is still suspended: xl says ${quote(said.trim(), 1000)}`,
     { hint: "xl list shows it; xl resume (Xen 4.21) or a try by hand may help" },
   );
+}
+
+/**
+ * Gives a domain that has been received whole its own name, and lets it run if it is meant to, as xl
+ * itself does in the end; can be repeated.
+ */
+export async function runReceived(
+  { uuid, name }: Pick<DomainIdentity, "uuid" | "name">,
+  { run }: { run: boolean },
+): Promise<{ state: "running" | "paused" } | { state: "lost"; why: string }> {
+  const found = (await listDomains()).find((domain) => domain.uuid === uuid);
+  if (!found) return { state: "lost", why: `there is no domain ${quote(name)} here` };
+  if (found.name === incomingName(name)) await renameDomain(found.domid, name);
+  const state = await queryState(found.domid);
+  if (state === null || state.shutdown !== null || state.dying) {
+    const why = `domain ${found.domid} has stopped (${state?.shutdown ?? "it is gone"})`;
+    return { state: "lost", why };
+  }
+  if (state.paused && run) await setPaused(found.domid, false);
+  return { state: state.paused && !run ? "paused" : "running" };
 }
 
 /** Makes sure that the domain is paused, or that it is not. */

@@ -164,6 +164,16 @@ export async function destroyDomain(domid: number): Promise<void> {
   }
 }
 
+/** What xl calls a domain of the source while it hands it over. */
+export function awayName(name: string): string {
+  return `${name}--migratedaway`;
+}
+
+/** What xl calls a domain of the destination until it runs. */
+export function incomingName(name: string): string {
+  return `${name}--incoming`;
+}
+
 export async function renameDomain(domid: number, name: string): Promise<void> {
   await runTool("xl", ["rename", String(domid), name]);
 }

@@ -91,18 +91,19 @@ export class SickDisk implements AsyncDisposable {
 
 function daemonArgs(path: string, temp: TempDir, options: SickDiskOptions): string[] {
   const { badSectors = [], requestsPerS = 0 } = options;
+  const errors = badSectors.map(({ sector, on }) => ({
+    event: "none",
+    iotype: on,
+    errno: IO_ERROR,
+    sector,
+  }));
   const nodes = [
     { driver: "file", "node-name": "image", filename: temp.file("image") },
     {
       driver: "blkdebug",
       "node-name": "sick",
       image: "image",
-      "inject-error": badSectors.map(({ sector, on }) => ({
-        event: "none",
-        iotype: on,
-        errno: IO_ERROR,
-        sector,
-      })),
+      ...(errors.length > 0 ? { "inject-error": errors } : {}),
     },
     { driver: "throttle", "node-name": "slow", "throttle-group": "pace", file: "sick" },
   ];

@@ -251,18 +251,18 @@ Deno.test({
     const signal = AbortSignal.timeout(120_000);
     await using temp = await TempDir.create();
     const path = temp.file("boot.raw");
-    // 8 MiB a turn, over and over: far above the limit.
-    const guest = { windowBytes: 8 * MIB, pagesPerTurn: 2048, turnMs: 20 };
+    // 4 MiB a turn, over and over: far above the limit.
+    const guest = { windowBytes: 4 * MIB, pagesPerTurn: 1024, turnMs: 20 };
     await makeBootDisk(path, { guest, signal });
     await using source = await startGuest(attach(path), { signal });
-    const limits = ["-q", "--ram-bandwidth", "32M", "--downtime-limit", "100ms"];
+    const limits = ["-q", "--ram-bandwidth", "16M", "--downtime-limit", "100ms"];
 
     await t.step("is given up after --timeout, and is never stopped", async () => {
       await using site = await TestSite.create();
       using stops = source.monitor.subscribe("STOP");
       const ends = await moveDisturbed(site, {
         source,
-        send: [...limits, "--timeout", "6s"],
+        send: [...limits, "--timeout", "5s"],
         disturb: () => Promise.resolve(),
         signal,
       });
@@ -277,6 +277,9 @@ Deno.test({
     });
     await t.step("converges with --auto-converge", async () => {
       await using site = await TestSite.create();
+      // QEMU's own steps, of 10 % every two seconds, take half a minute for this guest.
+      const steps = { "cpu-throttle-initial": 80, "cpu-throttle-increment": 19 };
+      await source.monitor.execute("migrate-set-parameters", steps, { signal });
       await using moved = await move(site, {
         source,
         send: [...limits, "--auto-converge", "--timeout", "60s"],

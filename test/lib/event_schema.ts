@@ -69,6 +69,11 @@ export const PART_SCHEMAS = {
     meaning: v.string(),
     phase: v.nullable(phase),
     agent_pid: v.nullable(whole),
+    copied: v.nullable(v.strictObject({
+      disk_bytes: whole,
+      disk_total_bytes: whole,
+      ram_bytes: whole,
+    })),
     peer: v.nullable(v.string()),
     qemu_pid: v.nullable(whole),
     qemu_alive: v.boolean(),

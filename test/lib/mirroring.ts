@@ -136,9 +136,12 @@ export class MirrorScene implements AsyncDisposable {
     const { pid } = this.source;
     return this.#held.use(
       new MirrorSet(this.source.monitor, {
-        nbd: { type: "inet", host, port },
         tlsCreds: this.#tlsCreds,
-        targets: this.disks.map((disk, index) => ({ disk, export: options.names[index]! })),
+        targets: this.disks.map((disk, index) => ({
+          disk,
+          nbd: { type: "inet", host, port },
+          export: options.names[index]!,
+        })),
         speedBytesPerS: options.speedBytesPerS ?? 0,
         reconnectMs: 60_000,
         connections: tcpConnections({ pid, host, port }),

@@ -96,9 +96,12 @@ class Scene implements AsyncDisposable {
     };
     if (until !== "key") {
       using mirrors = new MirrorSet(qmp, {
-        nbd: { type: "unix", path: temp.file("nbd.sock") },
         tlsCreds: null,
-        targets: [{ disk: params.disks[0]!, export: "d0" }],
+        targets: [{
+          disk: params.disks[0]!,
+          nbd: { type: "unix", path: temp.file("nbd.sock") },
+          export: "d0",
+        }],
         speedBytesPerS: slow ? 65536 : 0,
         reconnectMs: 0,
         features,

@@ -25,16 +25,18 @@ function warnings({ events }: StoryResult, code: string) {
  */
 const TUNNEL = { nbd: "tunnel", reconnectMs: RECONNECT_MS } as const;
 
-async function pointsWithReconnect(): Promise<Point[]> {
+async function pointsWithReconnect(): Promise<{ starting: Point[]; started: Point[] }> {
   const { points, sender } = await runStory({ options: TUNNEL });
   assertEquals(sender.error, null);
-  return points.filter(({ phase, what, nth }) =>
+  const places = points.filter(({ phase, what, nth }) =>
     WITH_RECONNECT.includes(phase) && (nth === 1 || !POLLS.has(what))
   );
+  const last = places.findLastIndex(({ what }) => what === "blockdev-mirror");
+  return { starting: places.slice(0, last + 1), started: places.slice(last + 1) };
 }
 
 Deno.test("found again: the migration goes on, and nothing of it is left", async (t) => {
-  for (const at of await pointsWithReconnect()) {
+  for (const at of (await pointsWithReconnect()).started) {
     await t.step(namePoint(at), async () => {
       const story = await runStory({ fault: { at, kind: "cut" }, options: TUNNEL });
       assert(story.struck, "the fault was never reached");
@@ -48,10 +50,12 @@ Deno.test("found again: the migration goes on, and nothing of it is left", async
 });
 
 Deno.test("lost and found twice", async (t) => {
-  const [first] = await pointsWithReconnect();
-  const fault = { at: first!, kind: "cut" } as const;
+  const { started } = await pointsWithReconnect();
+  const at = started.find(({ what }) => what === "asks incoming")!;
+  const fault = { at, kind: "cut" } as const;
   const { points } = await runStory({ fault, options: TUNNEL });
-  for (const at of points.filter(({ what }) => /^(asks|answers) (resume|incoming)$/.test(what))) {
+  const after = points.slice(points.findIndex((point) => namePoint(point) === namePoint(at)) + 1);
+  for (const at of after.filter(({ what }) => /^(asks|answers) (resume|incoming)$/.test(what))) {
     await t.step(namePoint(at), async () => {
       const story = await runStory({ fault, second: { at, kind: "cut" }, options: TUNNEL });
       assert(story.struck, "the second fault was never reached");
@@ -65,8 +69,21 @@ function explain({ sender, receiver }: StoryResult): string {
   return `${sender.error?.message}; ${receiver?.error?.message}`;
 }
 
+Deno.test("lost while the mirrors are started: there is nothing yet to go on with", async (t) => {
+  for (const at of (await pointsWithReconnect()).starting) {
+    await t.step(namePoint(at), async () => {
+      const options = { ...TUNNEL, reconnectMs: SHORT_MS };
+      const story = await runStory({ fault: { at, kind: "cut" }, options });
+      assert(story.struck, "the fault was never reached");
+      checkOutcome(story);
+      assertEquals([story.sender.outcome, story.sender.owner], ["failed", "source"]);
+    });
+  }
+});
+
 Deno.test("not found again in time: the guest stays, and nothing is left", async (t) => {
-  for (const at of await pointsWithReconnect()) {
+  const { starting, started } = await pointsWithReconnect();
+  for (const at of [...starting, ...started]) {
     await t.step(namePoint(at), async () => {
       const options = { ...TUNNEL, reconnectMs: SHORT_MS };
       const story = await runStory({ fault: { at, kind: "cut for good" }, options });
@@ -93,8 +110,11 @@ for (const { what, taken } of HANDOVER) {
     const ends = taken ? "completed destination" : "failed source";
     assertEquals(`${story.sender.outcome} ${story.sender.owner}`, ends);
     assertEquals(warnings(story, "handover_unanswered"), ["source"]);
-    assertEquals(story.journals.source, null);
-    assertEquals(story.journals.destination?.state, taken ? "running" : "never_ran");
+    assertEquals(
+      story.journals,
+      { source: null, destination: null },
+      "it was told, so all is said",
+    );
   });
 
   Deno.test(`the link is cut at '${what}', and at the question: it is asked once more`, async (t) => {

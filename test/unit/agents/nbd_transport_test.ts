@@ -1,9 +1,17 @@
 // Which way the disks travel, for every kind of connection, wish and QEMU.
 
 import { assertEquals, assertRejects } from "@std/assert";
-import { chooseTransport, type NbdEnd, reachNbd, serveNbd } from "../../../agents/nbd_transport.ts";
+import {
+  chooseTransport,
+  type DiskServers,
+  type NbdEnd,
+  reachNbd,
+  serveNbd,
+} from "../../../agents/nbd_transport.ts";
+import type { Line } from "../../../agents/line.ts";
 import { AgentError } from "../../../src/base/errors.ts";
-import type { Exports } from "../../../src/guest/exports.ts";
+import type { PrivateFolder } from "../../../src/guest/private_folder.ts";
+import type { Migration } from "../../../src/migration/migration.ts";
 import type { QemuFeatures } from "../../../src/guest/features.ts";
 
 const signal = new AbortController().signal;
@@ -13,6 +21,7 @@ const range = { host: "192.0.2.1", ports: null };
 
 /** An end of which nothing may be used: what is refused is refused before anything is done. */
 const noEnd = {} as NbdEnd;
+const nothing = { folder: {} as PrivateFolder, line: {} as Line, migration: {} as Migration };
 
 Deno.test("the sender asks for disks that nobody can read, unless told otherwise", () => {
   const table = [
@@ -37,11 +46,10 @@ Deno.test("the sender asks for disks that nobody can read, unless told otherwise
 Deno.test("the receiver refuses readable disks before it listens, unless it allows them", async () => {
   const refused = await assertRejects(
     () =>
-      serveNbd({} as Exports, {
-        end: noEnd,
+      serveNbd({} as DiskServers, {
+        ...nothing,
         asked: "direct",
         allowPlain: false,
-        features: withPsk,
         listen: range,
         before: null,
         signal,
@@ -52,40 +60,57 @@ Deno.test("the receiver refuses readable disks before it listens, unless it allo
 });
 
 Deno.test("a receiver cannot talk the sender into readable disks", async () => {
-  const reply = { transport: "direct", host: "192.0.2.1", port: 10809, psk_key: null } as const;
+  const reply = {
+    transport: "direct" as const,
+    host: "192.0.2.1",
+    ports: [10809],
+    psk_key: null,
+  };
   for (const asked of ["encrypted", "tunnel"] as const) {
     const refused = await assertRejects(
-      () => reachNbd(reply, { end: noEnd, asked, signal }),
+      () => reachNbd(reply, { end: noEnd, exports: [], asked, signal }),
       AgentError,
     );
     assertEquals([refused.code, refused.side], ["plain_nbd_refused", "source"]);
   }
 });
 
+Deno.test("a receiver cannot name an NBD server that it has not named the port of", async () => {
+  const reply = {
+    transport: "direct" as const,
+    host: "192.0.2.1",
+    ports: [10809],
+    psk_key: "00".repeat(32),
+  };
+  const exports = [{ disk: "hda", export: "disk-0", server: 1 }];
+  const refused = await assertRejects(
+    () => reachNbd(reply, { end: noEnd, exports, asked: "encrypted", signal }),
+    AgentError,
+  );
+  assertEquals(refused.code, "unknown_nbd_server");
+});
+
 Deno.test("a receiver whose QEMU has no TLS, or that has no port, serves the tunnel", async () => {
   for (
-    const { features, listen } of [
-      { features: withoutPsk, listen: range },
-      { features: withPsk, listen: null },
+    const { encrypts, listen } of [
+      { encrypts: false, listen: range },
+      { encrypts: true, listen: null },
     ]
   ) {
     const listening: unknown[] = [];
-    const exports = {
-      start: (options: { listen: unknown; tlsCreds: unknown }) => {
-        listening.push(options.listen, options.tlsCreds);
-        return Promise.resolve({ port: null, exports: [] });
+    const servers: DiskServers = {
+      encrypts,
+      start: ({ listen, key }) => {
+        listening.push(listen, key);
+        return Promise.resolve({ ports: [], paths: ["/private/nbd.sock"], exports: [] });
       },
-    } as unknown as Exports;
-    const end = {
-      folder: { path: "/private" },
-      line: { connected: () => new Promise(() => {}) },
-      migration: { guard: () => {}, signal },
-    } as unknown as NbdEnd;
-    const served = await serveNbd(exports, {
-      end,
+    };
+    const served = await serveNbd(servers, {
+      folder: { path: "/private" } as PrivateFolder,
+      line: { connected: () => new Promise(() => {}) } as unknown as Line,
+      migration: { guard: () => {}, signal } as unknown as Migration,
       asked: "encrypted",
       allowPlain: false,
-      features,
       listen,
       before: null,
       signal,

@@ -12,6 +12,7 @@ const ACCOUNT: MigrationAccount = {
   meaning: "nobody knows",
   phase: "handover",
   agent_pid: null,
+  copied: null,
   peer: "10.0.0.2:4444",
   qemu_pid: 2201,
   qemu_alive: true,
@@ -34,6 +35,7 @@ Deno.test("status as text: a block a migration, what is not trusted, and what to
     side: "destination",
     state: "never_ran",
     agent_pid: 77,
+    copied: { disk_bytes: 2 ** 20, disk_total_bytes: 2 ** 30, ram_bytes: 0 },
     qemu_alive: false,
     peer: null,
     note: "no word since",
@@ -52,6 +54,7 @@ Deno.test("status as text: a block a migration, what is not trusted, and what to
 Migration 6f1c2f0e, destination, guest 'vm\\u001b[31m1'
   state    never_ran, phase handover: nobody knows
   agent    process 77 is at work
+  copied   1.00 MiB of 1.00 GiB of the disks, 0 B of memory
   QEMU     process 2201 has ended
   note     no word since
   since    ${TIME}, last change ${TIME}

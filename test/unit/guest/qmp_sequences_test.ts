@@ -51,10 +51,10 @@ async function startMirrors(
   });
   const qmp = await openScripted(link);
   const mirrors = new MirrorSet(qmp, {
-    nbd: { type: "inet", host: "127.0.0.1", port: 10809 },
     tlsCreds: null,
     targets: NAMES.map((name) => ({
       disk: makeDisk({ name, node_name: `node-${name}` }),
+      nbd: { type: "inet", host: "127.0.0.1", port: 10809 },
       export: `disk-${name}`,
     })),
     speedBytesPerS: options.speed ?? 0,
