@@ -24,8 +24,11 @@ export interface LineOptions {
    * aborts when the time is up.
    */
   find: (signal: AbortSignal) => Promise<Peer>;
-  /** Called with the next connection, before anybody else uses it. */
-  onFound?: (peer: Peer) => void;
+  /**
+   * Called when the next connection is there: makes go on what was interrupted. Its signal aborts when
+   * that is lost too.
+   */
+  onFound?: (signal: AbortSignal) => Promise<void>;
 }
 
 export class Line {
@@ -33,6 +36,8 @@ export class Line {
   #peer: Peer;
   /** Settles when there is a connection again; null while there is one. */
   #search: Promise<void> | null = null;
+  /** Settles when what was interrupted goes on over the present connection, or cannot. */
+  #ready: Promise<void> = Promise.resolve();
 
   constructor(peer: Peer, options: LineOptions) {
     this.#options = options;
@@ -46,8 +51,17 @@ export class Line {
   }
 
   /** Waits until there is a connection. @throws AgentError when it is not found again in time */
-  async connected(signal: AbortSignal): Promise<Peer> {
+  async reached(signal: AbortSignal): Promise<Peer> {
     while (this.#search) await abortable(this.#search, signal);
+    return this.#peer;
+  }
+
+  /** The same, and until what was interrupted goes on. */
+  async connected(signal: AbortSignal): Promise<Peer> {
+    do {
+      await this.reached(signal);
+      await abortable(this.#ready, signal);
+    } while (this.#search);
     return this.#peer;
   }
 
@@ -82,6 +96,20 @@ export class Line {
       await work;
     } catch (error) {
       if (!this.recovers(error)) throw error;
+    }
+  }
+
+  /** Does `work` once more whenever the connection was lost in it and is found again. */
+  async retry(work: () => Promise<void>, signal: AbortSignal): Promise<void> {
+    for (;;) {
+      const peer = this.#peer;
+      try {
+        return await work();
+      } catch (error) {
+        if (!this.recovers(error)) throw error;
+        this.leave(peer); // QEMU's own connection may be the one that was lost
+        await this.connected(signal);
+      }
     }
   }
 
@@ -121,7 +149,17 @@ export class Line {
       text: "The other agent was found again; nothing that was copied is copied again",
     });
     this.#use(peer);
-    if (!peer.lost.aborted) onFound?.(peer);
+    if (onFound && !peer.lost.aborted) this.#ready = this.#goOn(peer, onFound);
+  }
+
+  async #goOn(peer: Peer, onFound: NonNullable<LineOptions["onFound"]>): Promise<void> {
+    const { migration } = this.#options;
+    try {
+      await onFound(AbortSignal.any([migration.signal, peer.lost]));
+    } catch (error) {
+      if (this.recovers(error)) this.leave(peer);
+      else migration.fail(error);
+    }
   }
 }
 

@@ -155,7 +155,10 @@ async function readServer(stream: WireStream): Promise<number> {
 }
 
 function unknownServer(): never {
-  throw new AgentError("unknown_nbd_server", "The other agent names an NBD server that is not there");
+  throw new AgentError(
+    "unknown_nbd_server",
+    "The other agent names an NBD server that is not there",
+  );
 }
 
 /** The source's end: where its QEMU connects to, and with which credentials. */
@@ -205,7 +208,9 @@ export async function reachNbd(
   const servers = ports.map((port, at) => ({ type: "inet" as const, host: hosts[at]!, port }));
   const reached = {
     servers,
-    connections: joinConnections(servers.map(({ host, port }) => tcpConnections({ pid, host, port }))),
+    connections: joinConnections(
+      servers.map(({ host, port }) => tcpConnections({ pid, host, port })),
+    ),
     listeners: [],
   };
   if (key === null) return { ...reached, tlsCreds: null, credentials: null };
@@ -222,7 +227,7 @@ async function openTunnel(
 ): Promise<LocalListener> {
   const listener = await LocalListener.open(folder, `${server}-${SOCKET_NAME}`);
   const open = async (signal: AbortSignal) => {
-    const stream = (await line.connected(signal)).session.openStream("nbd");
+    const stream = (await line.reached(signal)).session.openStream("nbd");
     await stream.write(Uint8Array.of(server));
     return stream;
   };

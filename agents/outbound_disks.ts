@@ -5,10 +5,10 @@ import type { ReplyBody, RequestBody } from "../src/control/messages.ts";
 import { MirrorSet } from "../src/guest/mirror.ts";
 import type { PskCredentials } from "../src/guest/nbd_keys.ts";
 import type { SourceGuest } from "../src/guest/source.ts";
-import type { Migration } from "../src/migration/migration.ts";
-import type { Line } from "./line.ts";
 import { type NbdEnd, reachNbd } from "./nbd_transport.ts";
-import type { Peer } from "./peer.ts";
+
+/** A domain's processors go on while its device model connects: there is time for a slow host. */
+const DEVICE_MODEL_CONNECT_MS = 30_000;
 
 export interface OutboundDisksOptions {
   guest: SourceGuest;
@@ -24,7 +24,6 @@ export interface OutboundDisksOptions {
 
 export class OutboundDisks implements Disposable {
   readonly mirrors: MirrorSet;
-  #settled: Promise<void> = Promise.resolve();
   readonly #credentials: PskCredentials | null;
   readonly #listeners: readonly Disposable[];
 
@@ -40,7 +39,7 @@ export class OutboundDisks implements Disposable {
   /** Finds the way to the receiver's NBD servers; the mirrors are started by the caller. */
   static async reach(options: OutboundDisksOptions, signal: AbortSignal): Promise<OutboundDisks> {
     const { guest, nbd, exports, asked, end, speedBytesPerS, reconnectMs } = options;
-    const { qmp, features, params: { disks } } = guest;
+    const { qmp, features, params: { disks, hypervisor } } = guest;
     const way = await reachNbd(nbd, { end, exports, asked, signal });
     const mirrors = new MirrorSet(qmp, {
       tlsCreds: way.tlsCreds,
@@ -53,30 +52,10 @@ export class OutboundDisks implements Disposable {
       speedBytesPerS,
       reconnectMs,
       connections: way.connections,
+      ...(hypervisor === "xen" ? { connectTimeoutMs: DEVICE_MODEL_CONNECT_MS } : {}),
       features,
     });
     return new OutboundDisks(mirrors, way);
-  }
-
-  /** The connection is lost: makes the mirrors stand still. */
-  suspend(): void {
-    this.#settled = this.mirrors.suspend();
-    this.#settled.catch(() => {}); // told by `settled`
-  }
-
-  /** It is found again, and the receiver's servers wait for the mirrors to go on. */
-  resume({ peer, line, migration }: { peer: Peer; line: Line; migration: Migration }): void {
-    const signal = AbortSignal.any([migration.signal, peer.lost]);
-    this.#settled = this.mirrors.resume(signal);
-    this.#settled.catch((error) => {
-      if (line.recovers(error)) line.leave(peer);
-      else migration.fail(error);
-    });
-  }
-
-  /** Waits until the mirrors do what they were last told. @throws AgentError when they cannot */
-  settled(): Promise<void> {
-    return this.#settled;
   }
 
   /** Makes QEMU forget the key; the mirrors have ended. */

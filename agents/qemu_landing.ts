@@ -20,7 +20,12 @@ import {
   type LandingOptions,
 } from "./landing.ts";
 import { type LocalRelay, relayToSocket } from "./local_relay.ts";
-import { type DiskServers, type ServedNbd, serveNbd, type StartedServers } from "./nbd_transport.ts";
+import {
+  type DiskServers,
+  type ServedNbd,
+  serveNbd,
+  type StartedServers,
+} from "./nbd_transport.ts";
 
 export class QemuLanding implements Landing {
   readonly #options: LandingOptions;

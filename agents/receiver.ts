@@ -162,7 +162,8 @@ export class Receiver {
       migration,
       reconnectMs,
       onLost: () => this.#recover(),
-      find: (signal) => this.#findSender(signal),
+      find: (signal) =>
+        this.#wayBack.next(() => this.#landing!.reopenDisks(migration.signal), signal),
     });
     await request.answer(async () => {
       const { allowPlainNbd: allowPlain, nbd: listen } = this.#options;
@@ -199,15 +200,8 @@ export class Receiver {
     migration.step(4);
   }
 
-  async ram(signal: AbortSignal): Promise<void> {
-    for (;;) {
-      try {
-        return await this.#receiveRam(signal);
-      } catch (error) {
-        if (!this.#line!.recovers(error)) throw error;
-        await this.#line!.connected(signal);
-      }
-    }
+  ram(signal: AbortSignal): Promise<void> {
+    return this.#line!.retry(() => this.#receiveRam(signal), signal);
   }
 
   async #receiveRam(signal: AbortSignal): Promise<void> {
@@ -391,18 +385,7 @@ export class Receiver {
     const { phase, signal } = this.#migration;
     if (phase !== "ram") return;
     const ready = this.#landing!.restart(signal).then(() => this.#noteGuest());
-    this.#wayBack.prepare(ready);
-    this.#migration.guard(ready);
-  }
-
-  /** Waits until the sender is here again, and makes ready for its mirrors. */
-  async #findSender(signal: AbortSignal): Promise<Peer> {
-    const peer = await this.#wayBack.next(signal);
-    // Not before: until it came its QEMU may have connected, and written, by itself.
-    const reopened = this.#landing!.reopenDisks(this.#migration.signal);
-    this.#wayBack.prepare(reopened);
-    await reopened;
-    return peer;
+    this.#wayBack.prepare(ready); // where it fails, the sender is told when it is back
   }
 }
 

@@ -75,6 +75,7 @@ class Sender {
   #transport!: RequestBody<"prepare">["nbd"];
   #prepared!: ReplyBody<"prepare">;
   #disks: OutboundDisks | undefined;
+  #suspended: Promise<void> = Promise.resolve();
   #memory: OutboundMemory | undefined;
   #folder: PrivateFolder | undefined;
   #stoppedAtMs = 0;
@@ -119,9 +120,9 @@ class Sender {
     const line = this.#line = new Line(peer, {
       migration,
       reconnectMs,
-      onLost: () => this.#disks?.suspend(),
+      onLost: () => this.#suspended = this.#disks?.mirrors.suspend() ?? Promise.resolve(),
       find: (signal) => this.#findReceiver(signal),
-      onFound: (peer) => this.#disks?.resume({ peer, line, migration }),
+      onFound: async (signal) => await this.#disks?.mirrors.resume(signal),
     });
     const hello = await migration.run("hello", () =>
       line.request("hello", {
@@ -199,29 +200,14 @@ class Sender {
     await migration.run("start_mirrors", () => mirrors.start(signal));
     migration.step(3);
     const stop = AbortSignal.any([migration.signal, this.#stopWatchingMirrors.signal]);
-    migration.guard(this.#unlessLost(() => mirrors.watch(stop), migration.signal));
+    const line = this.#line!;
+    migration.guard(line.retry(() => mirrors.watch(stop), migration.signal));
     const report = this.#reportMirrors;
     await migration.run(
       "wait_ready",
-      () => this.#unlessLost(() => mirrors.waitReady({ report, signal }), signal),
+      () => line.retry(() => mirrors.waitReady({ report, signal }), signal),
     );
     migration.step(4);
-  }
-
-  /** Does `work` once more whenever a connection was lost in it and is found again. */
-  async #unlessLost(work: () => Promise<void>, signal: AbortSignal): Promise<void> {
-    const line = this.#line!;
-    for (;;) {
-      const { peer } = line;
-      try {
-        await this.#disks?.settled();
-        return await work();
-      } catch (error) {
-        if (!line.recovers(error)) throw error;
-        line.leave(peer); // QEMU's own connection may be the one that was lost
-        await line.connected(signal);
-      }
-    }
   }
 
   async ram(signal: AbortSignal): Promise<void> {
@@ -241,13 +227,13 @@ class Sender {
     migration.undo.add("cancel the migration of the memory", () => memory.cancel());
     // Before that: `migrate_cancel` drains block I/O, and none may hang on the link.
     migration.undo.add("cut off the mirrors", async () => await this.#disks?.mirrors.cutOff());
-    await this.#unlessLost(async () => {
+    await this.#line!.retry(async () => {
       try {
         this.#stoppedAtMs = await memory.send(signal);
       } catch (error) {
         if (this.#line!.recovers(error)) {
           // The mirrors stay as they are, so that only the memory is sent once more.
-          await this.#disks?.settled();
+          await this.#suspended;
           await memory.cancel();
           await memory.restore();
         }
@@ -274,6 +260,9 @@ class Sender {
   async handover(signal: AbortSignal): Promise<void> {
     const migration = this.#migration;
     const run = this.#guest.shouldRun;
+    const reason: unknown = this.#guest.failed.reason;
+    // Its end loses nothing now; but what somebody lets run here must not run there too.
+    if (reason instanceof AgentError && reason.code === "guest_resumed") throw reason;
     await migration.run("hand_over", async () => {
       await handOver(this.#line!, {
         run,
@@ -323,12 +312,10 @@ class Sender {
 
   /** What is left to do here is to end its QEMU, if that is still there. */
   async #leaveHandedOver(error: unknown): Promise<void> {
-    const [journal, note] = [this.#journal!, toAgentError(error).message];
-    const { aborted: isGone } = this.#guest.qmp.ended;
-    await writeQuietly(
-      this.#migration,
-      () => isGone ? journal.remove() : journal.leave({ state: "handed_over", note }),
-    );
+    const journal = this.#journal!;
+    const last = { state: "handed_over", note: toAgentError(error).message } as const;
+    const gone = this.#guest.qmp.ended.aborted;
+    await writeQuietly(this.#migration, () => gone ? journal.remove() : journal.leave(last));
   }
 
   /** The guest runs at the destination: nothing here can be a failure of the migration any more. */
@@ -339,7 +326,7 @@ class Sender {
 
   /** Dials until the receiver goes on with this migration. */
   async #findReceiver(signal: AbortSignal): Promise<Peer> {
-    await this.#disks?.settled();
+    await this.#suspended;
     const { again: reach } = this.#connection;
     const { peerTimeoutMs } = this.#options;
     const migrationId = this.#migration.id!;

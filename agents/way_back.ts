@@ -9,9 +9,10 @@ export class WayBack {
   readonly #callers = new AsyncQueue<Peer>();
   #ready: Promise<void> = Promise.resolve();
 
-  /** Nobody is let in before `work` is done. */
+  /** Nobody is let in before `work` is done; its failure is told to the next who comes. */
   prepare(work: Promise<void>): void {
     this.#ready = work;
+    work.catch(() => {}); // told by `next`
   }
 
   /** The sender is here again. */
@@ -19,9 +20,14 @@ export class WayBack {
     this.#callers.push(peer);
   }
 
-  /** The next connection of the sender, once everything is ready for it. */
-  async next(signal: AbortSignal): Promise<Peer> {
+  /**
+   * The next connection of the sender, once everything is ready for it. `reopen` comes last: until the
+   * sender is here, its QEMU may connect, and write, by itself.
+   */
+  async next(reopen: () => Promise<void>, signal: AbortSignal): Promise<Peer> {
     const peer = await this.#callers.take(signal);
+    await abortable(this.#ready, signal);
+    this.prepare(reopen());
     await abortable(this.#ready, signal);
     return peer!; // this queue is never closed
   }

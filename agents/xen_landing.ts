@@ -13,7 +13,12 @@ import {
   type LandingOptions,
 } from "./landing.ts";
 import { type LocalRelay, relayToSocket } from "./local_relay.ts";
-import { type DiskServers, type ServedNbd, serveNbd, type StartedServers } from "./nbd_transport.ts";
+import {
+  type DiskServers,
+  type ServedNbd,
+  serveNbd,
+  type StartedServers,
+} from "./nbd_transport.ts";
 
 export class XenLanding implements Landing {
   /** The device model is xl's, and the domain's number is not known before it is there. */
@@ -76,7 +81,7 @@ export class XenLanding implements Landing {
         "cannot_restart",
         "The connection was lost while the memory of the Xen domain was sent: xl cannot take it a " +
           "second time",
-        { kind: "link", side: "destination" },
+        { side: "destination" },
       ),
     );
   }

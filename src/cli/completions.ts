@@ -1,7 +1,7 @@
 // Completion scripts for bash and zsh, made from the command table. Both are plain data in the
 // shells' own form: nothing of this program runs while somebody presses the tab key.
 
-import { SHOWN_COMMANDS, type Shell } from "./command_table.ts";
+import { type Shell, SHOWN_COMMANDS } from "./command_table.ts";
 import type { CommandSpec, OptionSpec, PositionalSpec } from "./option_spec.ts";
 
 const PROGRAM = "migrate-agent";

@@ -1,7 +1,7 @@
 // The text of `--help` and `--version`, made from the command table.
 
 import { FAULT_POINTS } from "../migration/steps.ts";
-import { SHOWN_COMMANDS, FAULT_POINTS_TOPIC } from "./command_table.ts";
+import { FAULT_POINTS_TOPIC, SHOWN_COMMANDS } from "./command_table.ts";
 import { EXIT_CODES } from "./exit_codes.ts";
 import type { CommandSpec, OptionSpec } from "./option_spec.ts";
 

@@ -15,7 +15,8 @@ export async function queryFeatures(qmp: QmpClient, signal: AbortSignal): Promis
   const [commands, capabilities, psk] = await Promise.all([
     qmp.execute("query-commands", {}, { signal }),
     qmp.execute("query-migrate-capabilities", {}, { signal }),
-    hasType(qmp, { name: "tls-creds-psk", signal }),
+    // `tls-creds-psk` is there also in a QEMU without GnuTLS, and of no use (Debian's for Xen is one).
+    hasType(qmp, { name: "tls-cipher-suites", signal }),
   ]);
   return {
     commands: new Set(commands.map((command) => command.name)),

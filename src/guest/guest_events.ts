@@ -72,6 +72,7 @@ export class GuestEvents implements Disposable {
   /** Lets the guest run on if it is meant to and does not. For a source that keeps its guest. */
   async restore(): Promise<void> {
     if (!this.#shouldRun) return;
+    this.#stoppedForUs = false; // what resumes it now is no stranger
     await letRunOn(this.#qmp, AbortSignal.timeout(RESTORE_TIMEOUT_MS));
   }
 

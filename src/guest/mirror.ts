@@ -45,6 +45,8 @@ export interface MirrorOptions {
    * stopped, and no mirror can live on.
    */
   connections?: NbdConnections;
+  /** What QEMU may take to connect to one export; left out where its guest stands still meanwhile. */
+  connectTimeoutMs?: number;
   features: QemuFeatures;
 }
 
@@ -247,9 +249,9 @@ export class MirrorSet implements Disposable {
 
   async #connect(mirror: Mirror, signal: AbortSignal): Promise<void> {
     signal.throwIfAborted();
-    const { connections } = this.#options;
+    const { connections, connectTimeoutMs: timeoutMs } = this.#options;
     const what = `for disk ${quote(mirror.disk.name)}`;
-    await waitConnected(this.#addNode(mirror), { what, connections, signal });
+    await waitConnected(this.#addNode(mirror), { what, connections, timeoutMs, signal });
   }
 
   async #addNode(mirror: Mirror): Promise<void> {

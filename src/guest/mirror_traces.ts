@@ -33,6 +33,27 @@ export async function cutOffNodes(
   }, { signal, outOfBand: true });
 }
 
+/** The nodes of mirrors that QEMU has. */
+export async function findMirrorNodes(qmp: QmpClient, signal: AbortSignal): Promise<string[]> {
+  const nodes = await qmp.execute("query-named-block-nodes", { flat: true }, { signal });
+  return nodes.flatMap(({ "node-name": name }) =>
+    name !== undefined && isMirrorNode(name) ? [name] : []
+  );
+}
+
+/** Ends every mirror at once, also one whose connection is dead; the jobs stay to be dismissed. */
+export async function endMirrors(qmp: QmpClient, signal: AbortSignal): Promise<void> {
+  const jobs = (await qmp.execute("query-jobs", {}, { signal })).filter(({ id }) =>
+    isMirrorJob(id)
+  );
+  if (jobs.length === 0) return;
+  const commands = await qmp.execute("query-commands", {}, { signal });
+  if (commands.some(({ name }) => name === "yank")) {
+    await cutOffNodes(qmp, { nodes: await findMirrorNodes(qmp, signal), signal });
+  }
+  for (const { id } of jobs) await endJob(qmp, { id, signal });
+}
+
 /** Ends a job at once, whatever its state. It stays to be dismissed; false when there is none. */
 export async function endJob(
   qmp: QmpClient,

@@ -114,21 +114,24 @@ export async function waitConnected(adding: Promise<void>, options: {
   /** Of which disk it is, for the message. */
   what: string;
   connections: NbdConnections | undefined;
+  /** Default: what a guest may stand still. */
+  timeoutMs?: number | undefined;
   signal: AbortSignal;
 }): Promise<void> {
-  const { what, connections, signal } = options;
+  const { what, connections, timeoutMs = CONNECT_TIMEOUT_MS, signal } = options;
   const ended = adding.then(() => null, (error: Error) => error);
   const wait = (until: AbortSignal) => abortable(ended, until).catch(() => undefined);
-  let error = await wait(AbortSignal.any([signal, AbortSignal.timeout(CONNECT_TIMEOUT_MS)]));
+  let error = await wait(AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]));
   const late = error === undefined;
   while (error === undefined) {
     await connections?.sever();
     error = await wait(AbortSignal.timeout(RETRY_MS));
   }
-  if (late) signal.throwIfAborted();
-  if (error === null) return;
+  if (error === null && !late) return;
   if (!late) throw error;
-  throw nbdUnreachable(`${what} within ${CONNECT_TIMEOUT_MS / 1000} seconds`, error);
+  signal.throwIfAborted();
+  // QEMU may just have got through: that connection was ended all the same.
+  throw nbdUnreachable(`${what} within ${timeoutMs / 1000} seconds`, error);
 }
 
 function nbdUnreachable(detail: string, cause?: unknown): AgentError {

@@ -8,7 +8,7 @@ import { AgentError, quote } from "../base/errors.ts";
 import { isSameProcess, type ProcessIdentity } from "../base/process_identity.ts";
 import type { Remain } from "../base/remains.ts";
 import { QmpClient, QmpCommandError } from "../qmp/client.ts";
-import { cutOffNodes, endJob, isMirrorJob, isMirrorNode } from "./mirror_traces.ts";
+import { cutOffNodes, endJob, findMirrorNodes, isMirrorJob } from "./mirror_traces.ts";
 import { hasKey, removeKey } from "./nbd_keys.ts";
 import { cancelOutgoing, restoreSettings } from "./ram.ts";
 import { resumeGuest } from "./resume.ts";
@@ -47,7 +47,7 @@ export async function settleSource(
     const commands = new Set(
       (await qmp.execute("query-commands", {}, { signal })).map(({ name }) => name),
     );
-    const nodes = await findNodes(qmp, signal);
+    const nodes = await findMirrorNodes(qmp, signal);
     // First of all: what follows waits for block I/O, which a dead connection would never serve.
     if (commands.has("yank")) await cutOffNodes(qmp, { nodes, signal });
     // Untouched settings mean that no memory was sent yet: a migration would be somebody else's.
@@ -59,7 +59,7 @@ export async function settleSource(
       await qmp.execute("job-dismiss", { id }, { signal });
       log(`ended the mirror ${quote(id)}`);
     }
-    for (const node of await findNodes(qmp, signal)) {
+    for (const node of await findMirrorNodes(qmp, signal)) {
       await qmp.execute("blockdev-del", { "node-name": node }, { signal });
       log(`removed the block node ${quote(node)}`);
     }
@@ -119,13 +119,6 @@ async function settleKey(qmp: QmpClient, { signal, log }: SettleOptions): Promis
   if (!await hasKey(qmp, signal)) return;
   await removeKey(qmp, signal);
   log("made QEMU forget the key of the disks' connection");
-}
-
-async function findNodes(qmp: QmpClient, signal: AbortSignal): Promise<string[]> {
-  const nodes = await qmp.execute("query-named-block-nodes", { flat: true }, { signal });
-  return nodes.flatMap(({ "node-name": name }) =>
-    name !== undefined && isMirrorNode(name) ? [name] : []
-  );
 }
 
 /** `work` with a connection to that QEMU; null when it has ended, before or meanwhile. */

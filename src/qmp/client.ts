@@ -187,7 +187,8 @@ export class QmpClient implements AsyncDisposable {
       for (let at = 0; at < data.length;) at += await this.#link.write(data.subarray(at));
     });
     this.#sending = sent.catch(() => {}); // the reader sees the same broken link and ends everything
-    return sent.catch(() => {
+    return sent.catch(async () => {
+      await this.#reading; // what QEMU has said at last comes before the news that it is gone
       throw this.#lost();
     });
   }

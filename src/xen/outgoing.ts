@@ -8,13 +8,13 @@
 
 import { abortable, delay } from "../base/deadline.ts";
 import { AgentError, toAgentError } from "../base/errors.ts";
-import { endJob, isMirrorJob } from "../guest/mirror_traces.ts";
 import type { RamLimits, RamOptions, RamProgress } from "../guest/ram.ts";
 import type { Outgoing } from "../guest/source.ts";
-import { QmpClient } from "../qmp/client.ts";
+import type { QmpClient } from "../qmp/client.ts";
 import { BANNER, PERMISSION, readMessage, READY, REPORT, writeAll } from "./conversation.ts";
 import { type DomainIdentity, libxlSocket } from "./domain.ts";
 import { checkUnchanged, type DiskUse } from "./domain_disks.ts";
+import { releaseHold, takeHold } from "./hold.ts";
 import { migrateArguments, openPipeSocket, type PipeCommand, recoverDomain } from "./recovery.ts";
 import { Pacer } from "./pacer.ts";
 import { MigrationStream } from "./stream/migration_stream.ts";
@@ -26,7 +26,6 @@ const PROGRESS_INTERVAL_MS = 500;
 const CHUNK_BYTES = 1 << 18;
 /** What xl may take to give up: it lets the guest run on meanwhile. */
 const XL_END_TIMEOUT_MS = 60_000;
-const CANCEL_TIMEOUT_MS = 10_000;
 
 export interface XenOutgoingOptions {
   domain: DomainIdentity;
@@ -35,8 +34,6 @@ export interface XenOutgoingOptions {
   memoryBytes: number;
   uses: readonly DiskUse[];
   pipe: PipeCommand;
-  /** Whether the guest is meant to run here when the migration fails. */
-  shouldRun: () => boolean;
   /** The state in which the guest was when it was suspended. */
   onSuspended: (state: DomainState) => void;
 }
@@ -51,7 +48,9 @@ export class XenOutgoing implements Outgoing {
   #xl: XlProcess | undefined;
   #conn: Deno.UnixConn | undefined;
   #network: Deno.UnixConn | undefined;
-  #hold: QmpClient | undefined;
+  /** To the program that holds the device model. */
+  #guard: Deno.UnixConn | undefined;
+  #holds = false;
   #startedMs = 0;
   #sentBytes = 0;
   #askedForPermission = false;
@@ -102,9 +101,13 @@ export class XenOutgoing implements Outgoing {
       if (!this.#ending) this.#fail(xlFailure("xl migrate", end));
     });
     const stop = AbortSignal.any([signal, this.#failed.signal]);
-    const accepting = socket.accept();
-    accepting.catch(() => {}); // closed with the socket when xl does not come
-    const conn = this.#conn = await abortable(accepting, stop);
+    const accept = () => {
+      const accepting = socket.accept();
+      accepting.catch(() => {}); // closed with the socket when xl does not come
+      return abortable(accepting, stop);
+    };
+    const conn = this.#conn = await accept();
+    this.#guard = await accept();
     const network = this.#network = await Deno.connect({ transport: "unix", path });
     this.#forward(conn, network).catch((error) => this.#fail(error));
     this.#back(network, conn).catch((error) => this.#fail(error));
@@ -119,7 +122,7 @@ export class XenOutgoing implements Outgoing {
     report: (progress: RamProgress) => void;
     signal: AbortSignal;
   }): Promise<number> {
-    const { domain, uses, onSuspended } = this.#options;
+    const { domain, qmp, uses, onSuspended } = this.#options;
     const over = new AbortController();
     const signal = AbortSignal.any([options.signal, this.#failed.signal, over.signal]);
     const reporting = this.#reportProgress(options.report, signal);
@@ -127,7 +130,7 @@ export class XenOutgoing implements Outgoing {
       await abortable(this.#holding.promise, signal);
       const state = await watchDomains(() => this.#lookSuspended(signal), signal);
       const stoppedAtMs = Date.now();
-      await this.#hold!.execute("stop", {}, { signal });
+      await qmp.execute("stop", {}, { signal });
       checkUnchanged(uses, uses.length > 0 ? await readBackends(domain.domid, signal) : []);
       onSuspended(state);
       return stoppedAtMs;
@@ -142,8 +145,9 @@ export class XenOutgoing implements Outgoing {
    * to run the guest, which stays with us.
    */
   async finish(signal: AbortSignal): Promise<RamProgress> {
-    await this.#hold?.close();
-    await abortable(this.#asked.promise, AbortSignal.any([signal, this.#failed.signal]));
+    const stop = AbortSignal.any([signal, this.#failed.signal]);
+    await releaseHold(this.#guard!, stop);
+    await abortable(this.#asked.promise, stop);
     return this.#progress();
   }
 
@@ -157,24 +161,22 @@ export class XenOutgoing implements Outgoing {
   }
 
   /**
-   * Ends the sending; the guest runs on here. Mirrors that still go on are ended first: they must not
-   * meet libxl at the device model.
+   * Ends the sending; the guest runs on here. Mirrors that still go on end before libxl gets at the
+   * device model (hold.ts).
    */
   async cancel(): Promise<void> {
     const xl = this.#xl;
     if (!xl) return;
     this.#ending = true;
-    await this.#endMirrors();
-    await this.#hold?.close();
     // Once it has asked, xl would only say "check at both ends" when its connection ends.
-    if (this.#askedForPermission && !this.#answered) {
+    if (this.#askedForPermission && !this.#answered && !xl.hasEnded) {
       await this.#answer(Uint8Array.of(...REPORT, 1, ...PERMISSION));
     } else this.#close();
     await xl.waitEnd(XL_END_TIMEOUT_MS);
     this.#close();
-    const { domain, pipe, shouldRun } = this.#options;
+    const { domain, pipe } = this.#options;
     // Its vCPUs stay paused when an operator has paused it; suspended it is of no use to anybody.
-    await recoverDomain(domain, { pipe, run: shouldRun() || !this.#options.qmp.ended.aborted });
+    await recoverDomain(domain, { pipe, run: true });
   }
 
   [Symbol.dispose](): void {
@@ -197,7 +199,7 @@ export class XenOutgoing implements Outgoing {
         }
       }
       // xl cannot suspend the domain before this is read on, so the hold is always in time.
-      if (this.#stream.progress.passes > 0 && !this.#hold) await this.#takeHold();
+      if (this.#stream.progress.passes > 0 && !this.#holds) await this.#takeHold();
       await this.#pacer.pace(count, this.#failed.signal);
     }
   }
@@ -211,8 +213,9 @@ export class XenOutgoing implements Outgoing {
   }
 
   async #takeHold(): Promise<void> {
-    const { domid } = this.#options.domain;
-    this.#hold = await QmpClient.connect(libxlSocket(domid), { signal: this.#failed.signal });
+    const path = libxlSocket(this.#options.domain.domid);
+    await takeHold(this.#guard!, { path, signal: this.#failed.signal });
+    this.#holds = true;
     this.#holding.resolve();
   }
 
@@ -226,15 +229,6 @@ export class XenOutgoing implements Outgoing {
       `Domain ${domid} has stopped during its migration (${state?.shutdown ?? "it is gone"})`,
       { side: "source" },
     );
-  }
-
-  async #endMirrors(): Promise<void> {
-    const { qmp } = this.#options;
-    if (qmp.ended.aborted) return;
-    const signal = AbortSignal.timeout(CANCEL_TIMEOUT_MS);
-    const jobs = await qmp.execute("query-jobs", {}, { signal });
-    const mirrors = jobs.filter(({ id }) => isMirrorJob(id));
-    await Promise.all(mirrors.map(({ id }) => endJob(qmp, { id, signal })));
   }
 
   async #answer(bytes: Uint8Array): Promise<void> {
@@ -275,7 +269,7 @@ export class XenOutgoing implements Outgoing {
   }
 
   #close(): void {
-    for (const conn of [this.#conn, this.#network]) {
+    for (const conn of [this.#conn, this.#network, this.#guard]) {
       try {
         conn?.close();
       } catch (error) {

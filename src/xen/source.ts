@@ -88,7 +88,6 @@ export class XenSource implements SourceGuest {
       uses,
       memoryBytes: params.memory_bytes,
       pipe: this.#pipe,
-      shouldRun: () => this.#shouldRun,
       onSuspended: ({ paused }) => this.#shouldRun = !paused,
     });
   }

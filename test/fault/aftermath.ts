@@ -14,6 +14,7 @@ import {
   findGuests,
   type Guests,
   remainsIn,
+  sourceState,
 } from "./guests.ts";
 
 export interface Aftermath {
@@ -53,12 +54,31 @@ export async function checkAftermath(
   const guestThere = guest === "destination" ? "guest" : "disks";
   const holds = from === "destination" ? guestThere : "nothing";
   problems.push(...await destination.leftovers(signal, { holds }));
-  problems.push(...await strayProcesses(aftermath, guest, signal));
+  const own = guest === "source" ? [vm.pid] : await destination.qemus();
+  problems.push(...await strayProcesses({ source, destination, own }, signal));
   await guests.release();
   if (problems.length === 0) {
     problems.push(...await moveOnceMore(aftermath, { guest, from, guests }, signal));
   }
   return { guest, problems };
+}
+
+/**
+ * The other way of putting things in order: both commands are simply run again, and find what the
+ * killed agent has left. What does not hold after that.
+ */
+export async function moveAgain(
+  hosts: Pick<Aftermath, "vm" | "net" | "source" | "destination" | "disks">,
+  signal: AbortSignal,
+): Promise<string[]> {
+  const { vm, destination } = hosts;
+  const problems = await moveTo(hosts, { back: false, qmp: vm.qmpPath }, signal);
+  const state = await sourceState(vm, signal);
+  if (problems.length === 0 && state !== "gone") problems.push(`the source's guest is '${state}'`);
+  return [
+    ...problems,
+    ...await strayProcesses({ ...hosts, own: await destination.qemus() }, signal),
+  ];
 }
 
 /** One place at most, and one at least, but for a fault that ended it. */
@@ -86,11 +106,9 @@ async function checkPlaces(
 }
 
 async function strayProcesses(
-  { vm, source, destination }: Aftermath,
-  guest: Place,
+  { source, destination, own }: { source: Host; destination: Host; own: readonly number[] },
   signal: AbortSignal,
 ): Promise<string[]> {
-  const own = guest === "source" ? [vm.pid] : await destination.qemus();
   const there = [...await source.processes(signal), ...await destination.processes(signal)];
   return there.filter((pid) => !own.includes(pid)).map((pid) => `process ${pid} is left`);
 }
@@ -116,12 +134,11 @@ async function moveOnceMore(
 }
 
 async function moveTo(
-  { net, source, destination, disks }: Aftermath,
+  { net, source, destination }: Omit<Aftermath, "mayBeGone" | "diesAt" | "descriptors">,
   { back, qmp }: { back: boolean; qmp: string },
   signal: AbortSignal,
 ): Promise<string[]> {
   const [from, to] = back ? [destination, source] : [source, destination];
-  await to.clearDisks(disks);
   await destination.freeDisk();
   const ticket = to.file("second-ticket");
   const address = back ? net.left.address : net.right.address;

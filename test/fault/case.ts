@@ -8,11 +8,11 @@ import { attach, makeBootDisk, startGuest } from "../lib/moving.ts";
 import { TestNet } from "../lib/netns.ts";
 import { StallMeter } from "../lib/stall_meter.ts";
 import type { TestVm } from "../lib/vm.ts";
-import { type Aftermath, checkAftermath } from "./aftermath.ts";
+import { type Aftermath, checkAftermath, moveAgain } from "./aftermath.ts";
 import { type Fault, signalIfThere, strike } from "./faults.ts";
 import { countDescriptors, sourceState } from "./guests.ts";
 import { Host } from "./host.ts";
-import { putInOrder } from "./operator.ts";
+import { isLeftToTheNext, putInOrder } from "./operator.ts";
 import { judgeStall, type Stall } from "./stall.ts";
 
 export interface CaseResult {
@@ -24,6 +24,8 @@ export interface CaseResult {
   codes: { sender: number; receiver: number } | null;
   /** The commands that the operator needed. */
   commands: number;
+  /** Instead, `send` and `receive` were run again at once, and put things in order themselves. */
+  again: boolean;
   /** Where the guest is in the end; `none`: the fault itself has ended it. */
   guest: "source" | "destination" | "none";
   /** The source guest's longest stand-still; null when it has moved or is gone. */
@@ -89,32 +91,33 @@ class Case {
     const measured = { longestMs: meter.longestMs, blindMs: meter.blindMs };
     const stateAtEnd = await sourceState(vm, signal);
     await net.restore(signal);
-    const order = await putInOrder({ source, destination }, signal);
+    // Both ways out of it that the documentation names get their share.
+    const again = point.endsWith(".after") &&
+      await isLeftToTheNext({ source, destination }, signal);
     const aftermath: Aftermath = {
       ...{ vm, net, source, destination, disks, descriptors: before },
       mayBeGone: reached && mayEndGuest(fault, { point, handedOver }),
       diesAt: fault === "kill destination QEMU" ? "destination" : "source",
     };
-    const { guest, problems } = await checkAftermath(aftermath, signal);
+    const { commands, guest, problems } = again
+      ? { commands: 0, guest: "source" as const, problems: await moveAgain(aftermath, signal) }
+      : await resolveAndCheck(aftermath, signal);
     const stall = guest === "source"
       ? judgeStall(measured, { fault, holder, sender, sent, stateAtEnd })
       : null;
     const internal = [sent, received].some(({ code }) => code === 1);
+    if (internal) problems.push("exit code 1: a defect");
+    if (problems.length > 0) problems.push(sender.describe(), receiver.describe());
     return {
       point,
       fault,
       reached,
       codes: { sender: sent.code, receiver: received.code },
-      commands: order.commands,
+      commands,
+      again,
       guest,
       stall,
-      problems: [
-        ...(internal ? ["exit code 1: a defect"] : []),
-        ...order.problems,
-        ...problems,
-        ...(stall?.problem ? [stall.problem] : []),
-        ...this.#said(sender, receiver, internal || order.problems.length + problems.length > 0),
-      ],
+      problems: [...problems, ...(stall?.problem ? [stall.problem] : [])],
     };
   }
 
@@ -155,11 +158,15 @@ class Case {
     }
     return [sent, await abortable(receiver.ended, signal)];
   }
+}
 
-  /** What the agents said, for whoever has to find the cause. */
-  #said(sender: Agent, receiver: Agent, wanted: boolean): string[] {
-    return wanted ? [sender.describe(), receiver.describe()] : [];
-  }
+async function resolveAndCheck(
+  aftermath: Aftermath,
+  signal: AbortSignal,
+): Promise<Pick<CaseResult, "commands" | "guest" | "problems">> {
+  const order = await putInOrder(aftermath, signal);
+  const { guest, problems } = await checkAftermath(aftermath, signal);
+  return { commands: order.commands, guest, problems: [...order.problems, ...problems] };
 }
 
 /**

@@ -16,7 +16,16 @@ export async function runToEnd(point: string, fault: Fault): Promise<CaseResult>
     return await runCase(point, fault);
   } catch (error) {
     return {
-      ...{ point, fault, reached: true, codes: null, commands: 0, guest: "none", stall: null },
+      ...{
+        point,
+        fault,
+        reached: true,
+        codes: null,
+        commands: 0,
+        again: false,
+        guest: "none",
+        stall: null,
+      },
       problems: [error instanceof Error ? error.stack ?? error.message : String(error)],
     };
   }

@@ -37,6 +37,16 @@ export async function putInOrder(
   return order;
 }
 
+/** Whether `send` and `receive`, run again, would put in order what has to be. */
+export async function isLeftToTheNext(
+  { source, destination }: { source: Host; destination: Host },
+  signal: AbortSignal,
+): Promise<boolean> {
+  const all = [...await source.status(signal), ...await destination.status(signal)];
+  const open = all.filter(({ next }) => next !== null);
+  return open.length > 0 && open.every(({ state }) => state === "owning" || state === "preparing");
+}
+
 interface Task {
   account: MigrationAccount;
   /** The operator's word, when it comes to that. */

@@ -105,8 +105,11 @@ for (const [phase, send] of Object.entries({ mirror: IN_MIRROR, RAM: IN_RAM })) 
             signal,
           });
           assertEnds(ends, expected);
-          if (state !== null) assertEquals(await source.runState(signal), state);
-          else await source.ended;
+          if (state === null) await source.ended;
+          else {
+            assertEquals(await source.runState(signal), state);
+            await assertNoRemains(source.monitor, signal);
+          }
           if (expected.error !== null) return await site.assertEmpty();
           await using guest = await site.openGuest(ends.sent.account!, signal);
           await assertNoRemains(guest.qmp, signal);
@@ -166,6 +169,7 @@ Deno.test({
         guest: { owner: "source", running: false },
       });
       assertEquals(await source.runState(signal), "paused");
+      await assertNoRemains(monitor, signal);
       await monitor.execute("cont", {}, { signal });
       await site.assertEmpty();
     });

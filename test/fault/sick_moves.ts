@@ -20,13 +20,14 @@ export interface DisturbOptions extends MoveOptions {
   disturb: (sender: Agent, receiver: Agent) => Promise<unknown>;
 }
 
-/** Runs one migration with a receiver of its own, disturbs it, and waits for both ends. */
+/** Runs one migration with a receiver of its own, disturbs it, waits for both ends: no journal stays. */
 export async function moveDisturbed(site: TestSite, options: DisturbOptions): Promise<Ends> {
   const { signal } = options;
   const { sender, receiver, since } = await startMove(site, options);
   await options.disturb(sender, receiver.agent);
   const sent = await abortable(sender.ended, signal);
   const received = await abortable(receiver.agent.ended, signal);
+  await site.assertNoJournals();
   return { sent, received, since, said: `${sender.describe()}\n${receiver.agent.describe()}` };
 }
 

@@ -59,6 +59,26 @@ Deno.test({
         await site.assertEmpty();
       });
     }
+    await t.step("when somebody ends it, that is said", async () => {
+      await using site = await TestSite.create();
+      await using source = await startGuest(attach(path), { signal });
+      const ends = await moveDisturbed(site, {
+        source,
+        send: ["-q", ...holdAt("source.mirror.wait_ready.after")],
+        async disturb(sender) {
+          await waitHeld(sender);
+          source.kill("SIGTERM");
+        },
+        signal,
+      });
+      assertEnds(ends, {
+        codes: [4, 4],
+        error: "source_qemu_ended",
+        says: /Somebody ended the guest's QEMU .*host-signal/,
+        guest: { owner: "source", running: false },
+      });
+      await site.assertEmpty();
+    });
     await t.step(`at ${ARRIVED}: the guest goes on at the destination`, async () => {
       await using site = await TestSite.create();
       await using source = await startGuest(attach(path), { signal });

@@ -37,6 +37,8 @@ export async function runRound(round: Round, options: RoundOptions): Promise<Rou
   const { net, from, to, disks, signal } = options;
   const since = to.receiver.lines.length;
   await to.host.clearDisks(disks);
+  // Such as the run folder of a guest that has moved away: the next one is the same.
+  const before = await to.host.leftovers(signal);
   const { count } = await withGuest(from, signal, (qmp) => readGuest(qmp, signal));
   const sender = await startSender(round, options);
   const over = new AbortController();
@@ -60,7 +62,7 @@ export async function runRound(round: Round, options: RoundOptions): Promise<Rou
     const back = now.count < count ? [`the guest's counter went back`] : [];
     return [...back, ...await checkGuest(qmp, signal), ...await remainsIn(qmp, signal)];
   });
-  problems.push(...order.problems, ...await leftovers(options, at));
+  problems.push(...order.problems, ...await leftovers(options, { at, before }));
   if (code === 1) problems.push("exit code 1: a defect");
   if (problems.length > 0) problems.push(sender.describe(), said(to.receiver, since));
   return { code, at, commands: order.commands, problems };
@@ -125,12 +127,17 @@ async function findPlace({ from, to, signal }: RoundOptions): Promise<SoakHost> 
   throw new Error(running.length === 0 ? "LOST: no guest runs" : "DOUBLED: two guests run");
 }
 
-async function leftovers({ from, to, signal }: RoundOptions, at: SoakHost): Promise<string[]> {
+async function leftovers(
+  { from, to, signal }: RoundOptions,
+  { at, before }: { at: SoakHost; before: string[] },
+): Promise<string[]> {
   const moved = at === to;
-  const left: string[] = [];
+  const left = [
+    ...await from.host.leftovers(signal, { holds: moved ? "disks" : "guest" }),
+    ...(await to.host.leftovers(signal, { holds: moved ? "guest" : "nothing" }))
+      .filter((what) => !before.includes(what)),
+  ];
   for (const host of [from, to]) {
-    const holds = host === at ? "guest" : moved ? "disks" : "nothing";
-    left.push(...await host.host.leftovers(signal, { holds }));
     const own = [host.receiver.pid, ...(host === at ? await host.host.qemus() : [])];
     const stray = (await host.host.processes(signal)).filter((pid) => !own.includes(pid));
     left.push(...stray.map((pid) => `process ${pid}`));

@@ -12,12 +12,13 @@ export function describeCase(result: CaseResult): string {
   return [head, ...problems].join("\n      ");
 }
 
-const LEGEND =
-  "Cells: where the guest is in the end (`S` source, `D` destination, `-`: the fault " +
-  "itself has ended it; it starts anew from its disks), exit codes of sender/receiver, `+N`: the " +
-  "operator needed N commands, the longest stall of a guest that stays at the source " +
-  "(in brackets: for as long as an operator or `--handover-timeout` takes). `.`: the run does not " +
-  "come to that point. `!`: something did not hold.";
+const LEGEND = [
+  "Cells: where the guest is in the end (`S` source, `D` destination, `-`: the fault itself has ended",
+  "it; it starts anew from its disks), exit codes of sender/receiver, what the operator needed (`+N`: N",
+  "commands; `again`: `receive` and `send` once more, and nothing else), the longest stall of a guest",
+  "that stays at the source (in brackets: for as long as an operator or `--handover-timeout` takes).",
+  "`.`: the run does not come to that point. `!`: something did not hold.",
+].join("\n");
 
 /** Points x faults x outcome x longest stall, in Markdown. */
 export function renderTable(results: readonly CaseResult[]): string {
@@ -44,7 +45,7 @@ function cellOf(result: CaseResult): string {
   return `${result.problems.length > 0 ? "! " : ""}${notReached}${outcomeOf(result)}`;
 }
 
-function outcomeOf({ codes, commands, guest, stall }: CaseResult): string {
+function outcomeOf({ codes, commands, again, guest, stall }: CaseResult): string {
   if (codes === null) return "did not end";
   const place = { source: "S", destination: "D", none: "-" }[guest];
   const ms = stall === null
@@ -52,12 +53,15 @@ function outcomeOf({ codes, commands, guest, stall }: CaseResult): string {
     : stall.limitMs === null
     ? ` (${stall.longestMs} ms)`
     : ` ${stall.longestMs} ms`;
-  return `${place} ${codes.sender}/${codes.receiver}${commands > 0 ? ` +${commands}` : ""}${ms}`;
+  const needed = again ? " again" : commands > 0 ? ` +${commands}` : "";
+  return `${place} ${codes.sender}/${codes.receiver}${needed}${ms}`;
 }
 
 /** The worst of what is limited. */
 function longestStalls(results: readonly CaseResult[]): string[] {
-  const limits = [...new Set(results.flatMap(({ stall }) => stall?.limitMs ?? []))].sort();
+  const limits = [...new Set(results.flatMap(({ stall }) => stall?.limitMs ?? []))].sort((a, b) =>
+    a - b
+  );
   return limits.map((limitMs) => {
     const [worst, ...others] = results.filter(({ stall }) => stall?.limitMs === limitMs)
       .sort((a, b) => b.stall!.longestMs - a.stall!.longestMs);

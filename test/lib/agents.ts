@@ -25,6 +25,8 @@ export interface AgentOptions {
   tmpDir: string;
   /** A network namespace to run in. */
   netns?: string;
+  /** Makes of its arguments the command that runs it elsewhere; killing that does not end it there. */
+  inside?: (args: readonly string[]) => string[];
   signal: AbortSignal;
 }
 
@@ -52,11 +54,12 @@ export class Agent implements AsyncDisposable {
 
   /** Starts the program with `args` and `--json`. It is killed when the test process ends. */
   static start(args: readonly string[], options: AgentOptions): Agent {
-    const [program, ...first] = agentCommand();
+    const all = [...args, "--json"];
+    const argv = options.inside?.(all) ?? [...agentCommand(), ...all];
     const netns = options.netns ? ["ip", "netns", "exec", options.netns] : [];
-    const [command, ...words] = [...netns, "setpriv", "--pdeathsig", "KILL", program!, ...first];
+    const [command, ...words] = [...netns, "setpriv", "--pdeathsig", "KILL", ...argv];
     const child = new Deno.Command(command!, {
-      args: [...words, ...args, "--json"],
+      args: words,
       env: { TMPDIR: options.tmpDir, NO_COLOR: "1" },
       stdin: "null",
       stdout: "piped",

@@ -4,9 +4,8 @@
 
 import { assert, assertEquals, assertLess, assertStringIncludes } from "@std/assert";
 import { delay } from "../../src/base/deadline.ts";
-import type { Agent, LineOf } from "../lib/agents.ts";
-import { agentCommand } from "../lib/agents.ts";
-import { run } from "../lib/command.ts";
+import { type Agent, agentCommand, type LineOf } from "../lib/agents.ts";
+import { capture, run } from "../lib/command.ts";
 import { assertSameDisk, type ImageFormat, makeImage, makeNoise } from "../lib/disks.ts";
 import { attach, failToMove, formatOf, makeBootDisk, move, startGuest } from "../lib/moving.ts";
 import { TestNet } from "../lib/netns.ts";
@@ -30,6 +29,7 @@ const SWITCH = "destination.handover.journal_accepted.before";
 const SLOW_DISKS = ["--disk-bandwidth", "4M"];
 const SLOW_RAM = ["--ram-bandwidth", "100K"];
 
+const NEVER = new AbortController().signal;
 const needs = requires("root", "ip", "qemu-system-x86_64", "qemu-img");
 const newer = Deno.env.get("QEMU_NEWER");
 
@@ -279,3 +279,102 @@ for (const { name, format, binary, send, receive = [], cuts = 1, strike } of CAS
     },
   });
 }
+
+/** Where it cannot go on: nothing stays, and the guest runs on at the source. */
+const HOPELESS: {
+  name: string;
+  send: string[];
+  codes: { sender: number; receiver: number };
+  error: string;
+  strike: (scene: Scene, agents: { sender: Agent; receiver: Agent }) => Promise<void>;
+  leavesRemains?: boolean;
+}[] = [
+  ...Object.entries({ mirror: SLOW_DISKS, ram: SLOW_RAM }).map(([phase, send]) => ({
+    name: `not back in time, in phase ${phase}`,
+    send: ["--reconnect", "3s", ...send],
+    codes: { sender: 7, receiver: 7 },
+    error: "not_found_again",
+    async strike(scene: Scene, { sender }: { sender: Agent }) {
+      await (phase === "mirror" ? isCopying(sender) : isSendingRam(sender));
+      await scene.net.cut(scene.signal);
+      await sender.ended;
+      await scene.net.restore(scene.signal);
+    },
+  })),
+  {
+    name: "the receiver is killed meanwhile",
+    send: ["--reconnect", "8s", ...SLOW_RAM],
+    codes: { sender: 7, receiver: 137 },
+    error: "not_found_again",
+    leavesRemains: true,
+    async strike(scene, { sender, receiver }) {
+      await isSendingRam(sender);
+      await scene.net.cut(scene.signal);
+      for (const agent of [sender, receiver]) {
+        await agent.waitFor("warning", ({ code }) => code === "connection_lost");
+      }
+      receiver.kill("SIGKILL");
+      await scene.net.restore(scene.signal);
+    },
+  },
+];
+
+for (const { name, send, strike, ...expected } of HOPELESS) {
+  Deno.test({
+    name: `reconnect: ${name}`,
+    ...needs,
+    async fn() {
+      await using scene = await Scene.create();
+      const { source, signal } = scene;
+      await using meter = await StallMeter.start(source, { signal });
+      await failToMove(scene.site, {
+        source,
+        send: ["-q", ...send],
+        signal,
+        disturb: (sender, receiver) => strike(scene, { sender, receiver }),
+        ...expected,
+      });
+      assertLess(meter.longestMs - meter.blindMs, STALL_MS);
+    },
+  });
+}
+
+Deno.test({
+  name: "reconnect: an adopted QEMU cannot take the memory twice",
+  ...needs,
+  async fn() {
+    await using scene = await Scene.create();
+    const { net, site, source, signal } = scene;
+    const targets = scene.paths.map((path) => site.file(path.split("/").at(-1)!));
+    for (const [index, path] of targets.entries()) {
+      const sizeBytes = Object.values(SIZES)[index]!;
+      await makeImage(path, { format: "raw", sizeBytes, signal });
+    }
+    const waiting = ["-S", "-incoming", "defer", "-m", "64", ...attach(...targets)];
+    await using adopted = await TestVm.start(waiting, { signal, netns: net.right.netns });
+    await using meter = await StallMeter.start(source, { signal });
+    const end = await failToMove(site, {
+      source,
+      receive: ["--adopt-qmp", adopted.qmpPath],
+      send: ["-q", "--reconnect", "60s", ...SLOW_RAM],
+      codes: { sender: 4, receiver: 4 },
+      error: "cannot_restart",
+      leavesRemains: true, // the QEMU is not this program's
+      signal,
+      disturb: (sender) => cutInRam(scene, sender),
+    });
+    assertStringIncludes(end.error!.message, "cannot take it a second time");
+    assertLess(meter.longestMs - meter.blindMs, STALL_MS);
+  },
+});
+
+Deno.test({
+  name: "reconnect: refused over ssh, whose connection is somebody else's to make",
+  ...needs,
+  async fn() {
+    const command = ["send", "--qmp", "/none", "--via", "ssh:host", "--reconnect", "60s"];
+    const { code, stderr } = await capture([...agentCommand(), ...command], NEVER);
+    assertEquals(code, 2);
+    assertStringIncludes(stderr, "--via");
+  },
+});

@@ -62,7 +62,8 @@ function checkJournals(story: StoryResult): void {
   const state = source?.state ?? null;
   if (sender.owner === null) assertEquals(state, "handover_sent", "the source's journal");
   else if (state !== null) {
-    assertEquals([sender.owner, state], ["destination", "handed_over"], "the source's journal");
+    const word = `the source's journal after: ${JSON.stringify(sender.error)}`;
+    assertEquals([sender.owner, state], ["destination", "handed_over"], word);
     assert(!story.source.ended, "what is left to do at the source is to end its QEMU");
   }
   if (destination === null) return;

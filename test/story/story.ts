@@ -181,7 +181,7 @@ class Story {
     const sender = await send({
       command: "send",
       connection: { by: "insecure", to: { host: "127.0.0.1", port: tap.port } },
-      qmp: source.qmpPath,
+      guest: { qmp: source.qmpPath },
       qemuPid: source.pid,
       copyStorage: true,
       disks: null,

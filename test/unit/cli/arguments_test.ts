@@ -30,7 +30,7 @@ Deno.test("send: every option, in both spellings", () => {
   const expected = {
     command: "send",
     connection: { by: "insecure", to: { host: "10.0.0.2", port: 4444 } },
-    qmp: "/run/a/qmp.sock",
+    guest: { qmp: "/run/a/qmp.sock" },
     qemuPid: 77,
     copyStorage: true,
     disks: ["a", "b"],
@@ -76,7 +76,7 @@ Deno.test("send: what is not given", () => {
   assertEquals<unknown>(parse("send --to localhost:1 --qmp ./q"), {
     command: "send",
     connection: { by: "ticket", to: { host: "localhost", port: 1 }, file: null, tlsCa: null },
-    qmp: "/home/op/q",
+    guest: { qmp: "/home/op/q" },
     qemuPid: null,
     copyStorage: false,
     disks: null,
@@ -240,14 +240,18 @@ const REFUSALS: [line: string, message: string][] = [
     "demo -- --json",
     "Unexpected argument '--json' for demo: it takes options alone, which begin with '--'",
   ],
-  ["send --to h:1", "Option '--qmp' is missing for send: give --qmp SOCKET"],
+  ["send --to h:1", "No guest is named for send: give --qmp SOCKET, or --xen DOMAIN"],
+  [
+    "send --to h:1 --xen g --qmp q",
+    "Options '--xen' and '--qmp' exclude each other: give one of them",
+  ],
   ["send --qmp q --via telnet:h", "--via 'telnet:h' is no way: give ssh:[USER@]HOST[:PORT]"],
   [
     "send --qmp q --via ssh:-oProxyCommand=x",
     "--via 'ssh:-oProxyCommand=x' is no way: give ssh:[USER@]HOST[:PORT]",
   ],
   ["receive --serve", "--serve needs --secret-file: a ticket is for one guest"],
-  ["send --to h:1", "Option '--qmp' is missing for send: give --qmp SOCKET"],
+  ["send --to h:1", "No guest is named for send: give --qmp SOCKET, or --xen DOMAIN"],
   [
     "send --to h:1 --qmp",
     "Option '--qmp' needs a value: give --qmp SOCKET (as --qmp=SOCKET when it begins with '-')",

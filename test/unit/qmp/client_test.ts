@@ -153,3 +153,20 @@ Deno.test("close: waits fail, the link is closed once, and closing again is harm
   assertInstanceOf(await command.catch((error) => error), AgentError);
   assert(link.closed);
 });
+
+Deno.test("a command that cannot be written fails after QEMU's last words were read", async () => {
+  const link = new ScriptedLink();
+  const client = await openScripted(link);
+  using events = client.subscribe("SHUTDOWN");
+  link.closed = true; // writes fail; what was said before is there still
+  let failed = false;
+  const command = client.execute("query-status").finally(() => failed = true);
+  command.catch(() => {});
+  await new Promise((resolve) => setTimeout(resolve));
+  assert(!failed && !client.ended.aborted);
+  link.event("SHUTDOWN");
+  link.end();
+  assertEquals((await assertRejects(() => command, AgentError)).code, "qmp_lost");
+  assert(client.ended.aborted);
+  assertEquals((await events.next(never)).event, "SHUTDOWN");
+});

@@ -1,0 +1,85 @@
+// The hold on a domain's device model, whose holder outlives the agent: what it does before it lets go.
+
+import { assertEquals, assertRejects } from "@std/assert";
+import { AgentError } from "../../../src/base/errors.ts";
+import { holdForAgent, releaseHold, takeHold } from "../../../src/xen/hold.ts";
+import { TempDir } from "../../lib/temp.ts";
+import { type Answer, never, ScriptedError, ScriptedLink } from "../qmp/scripted_qmp.ts";
+
+/** A device model with a QMP socket, for one client. */
+async function startDeviceModel(path: string, answers: Record<string, Answer>) {
+  const link = new ScriptedLink(answers);
+  using listener = Deno.listen({ transport: "unix", path });
+  const conn = await listener.accept();
+  link.greet();
+  link.readable.pipeTo(conn.writable).catch(() => {}); // the holder has closed it
+  for await (const bytes of conn.readable) await link.write(bytes);
+  return link.names;
+}
+
+async function connectedPair(path: string): Promise<[Deno.UnixConn, Deno.UnixConn]> {
+  using listener = Deno.listen({ transport: "unix", path });
+  return await Promise.all([Deno.connect({ transport: "unix", path }), listener.accept()]);
+}
+
+/** One mirror that goes on until it is cancelled. */
+function mirroring(): Record<string, Answer> {
+  let status = "ready";
+  return {
+    "query-jobs": () => [{ id: "migrate-agent-0", status }, { id: "theirs", status: "running" }],
+    "query-commands": () => [{ name: "yank" }],
+    "query-named-block-nodes": () => [{ "node-name": "migrate-agent-nbd-0" }],
+    "block-job-cancel": () => {
+      status = "concluded";
+      throw new ScriptedError("it was cut off");
+    },
+  };
+}
+
+const ENDED = [
+  ...["query-jobs", "query-commands", "query-named-block-nodes", "yank"],
+  ...["query-jobs", "block-job-cancel", "query-jobs"],
+];
+
+Deno.test("hold: the mirrors end before it is let go, by the agent's word and by its death", async () => {
+  for (const how of ["release", "death"] as const) {
+    await using temp = await TempDir.create();
+    const path = temp.file("qmp");
+    const asked = startDeviceModel(path, mirroring());
+    const [agent, holder] = await connectedPair(temp.file("hold"));
+    const holding = holdForAgent(holder);
+    await takeHold(agent, { path, signal: never });
+    if (how === "release") await releaseHold(agent, never);
+    agent.close();
+    await holding;
+    assertEquals(await asked, ENDED);
+  }
+});
+
+Deno.test("hold: mirrors that have ended already are not looked for", async () => {
+  await using temp = await TempDir.create();
+  const path = temp.file("qmp");
+  const asked = startDeviceModel(path, { "query-jobs": () => [] });
+  const [agent, holder] = await connectedPair(temp.file("hold"));
+  const holding = holdForAgent(holder);
+  await takeHold(agent, { path, signal: never });
+  await releaseHold(agent, never);
+  agent.close();
+  await holding;
+  assertEquals(await asked, ["query-jobs"]);
+});
+
+Deno.test("hold: a device model that cannot be had, and an agent that wants none", async () => {
+  await using temp = await TempDir.create();
+  const path = temp.file("qmp");
+  const [agent, holder] = await connectedPair(temp.file("hold"));
+  const holding = holdForAgent(holder);
+  const error = await assertRejects(() => takeHold(agent, { path, signal: never }), AgentError);
+  assertEquals(error.code, "device_model_busy");
+  agent.close();
+  await holding;
+
+  const [other, idle] = await connectedPair(temp.file("idle"));
+  other.close();
+  await holdForAgent(idle);
+});
