@@ -7,6 +7,7 @@ import type { JournalEntry } from "../src/migration/journal_file.ts";
 import type { JournalRecord } from "../src/migration/journal_record.ts";
 import { type StateFacts, STATES } from "../src/migration/ownership.ts";
 import type { StateFolder } from "../src/migration/state_folder.ts";
+import { queryRunState as queryDomainState } from "../src/xen/domain.ts";
 
 /**
  * The journal of that migration; `side` null: of the one side that is on this host.
@@ -35,11 +36,12 @@ export async function pickJournal(
   });
 }
 
-/** QEMU's run state of the guest on this host; null when there is no QEMU for it. */
+/** What the guest on this host does, in QEMU's words or Xen's; null when it is not here. */
 export async function runStateOf(
-  { qmp, guest_process: process }: JournalRecord,
+  { hypervisor, uuid, qmp, guest_process: process }: JournalRecord,
   signal: AbortSignal,
 ): Promise<string | null> {
+  if (hypervisor === "xen") return uuid === null ? null : await queryDomainState(uuid, signal);
   return qmp === null || process === null
     ? null
     : await queryRunState({ qmp, process }, { signal });

@@ -327,11 +327,10 @@ export class Receiver {
       this.account.owner = outcome === "running" ? "destination" : null;
       this.#migration.undo.forgetAll();
       this.inquiry.decide(outcome);
-      await writeQuietly(
-        this.#migration,
-        () => this.#journal!.leave({ note: error.message }),
-      );
-      return;
+      // What is left belongs to the guest now, unless that is not known.
+      const known = outcome === "running" ? { state: outcome, remains: [] } : {};
+      const end = { ...known, note: error.message };
+      return await writeQuietly(this.#migration, () => this.#journal!.leave(end));
     }
     this.account.qmp = this.account.pid = null;
     const told = this.#peer.tellFailure(error);

@@ -18,7 +18,10 @@ import {
   ruleFor,
   type SourceEvent,
 } from "../src/migration/ownership.ts";
+import { runReceived } from "../src/xen/recovery.ts";
+import { endDomain, settleXen } from "../src/xen/settle.ts";
 import { runStateOf } from "./journals.ts";
+import { pipeCommand } from "./xen_pipe.ts";
 
 /** QEMU may still write to its disks when it is told to end. */
 const QUIT_GRACE_MS = 10_000;
@@ -139,7 +142,8 @@ export class Resolution {
   }
 
   async #endGuest(): Promise<void> {
-    const { guest_process: process } = this.#record;
+    const { hypervisor, uuid, guest_process: process } = this.#record;
+    if (hypervisor === "xen") return await endDomain({ uuid: uuid! }, this.#options);
     if (process === null || !await isSameProcess(process)) return;
     // A journal that could not be written any more may say that the guest was given away.
     if (
@@ -157,8 +161,11 @@ export class Resolution {
   }
 
   async #runAccepted(): Promise<void> {
-    const { qmp, guest_process: process, should_run: shouldRun } = this.#record;
-    const found = qmp === null || process === null
+    const { hypervisor, guest: name, uuid, should_run: shouldRun } = this.#record;
+    const { qmp, guest_process: process } = this.#record;
+    const found = hypervisor === "xen"
+      ? await runReceived({ uuid: uuid!, name }, { run: shouldRun, ...this.#options })
+      : qmp === null || process === null
       ? { state: "lost" as const, why: "its journal names no QEMU" }
       : await runAccepted({ qmp, process }, { shouldRun, ...this.#options });
     if (found.state === "lost") this.#lost = found.why;
@@ -200,7 +207,11 @@ export class Resolution {
 
   #settle(remains: readonly Remain[]) {
     const { side, state } = this.#record;
-    return settleRemains(remains, { mayRun: mayRun<Side>(side, state), ...this.#options });
+    return settleRemains(remains, {
+      mayRun: mayRun<Side>(side, state),
+      settleXen: (remain, options) => settleXen(remain, { ...options, pipe: pipeCommand() }),
+      ...this.#options,
+    });
   }
 
   get #options() {

@@ -2,7 +2,7 @@
 // ended by force: by the agent that started them, or by whoever puts things in order after it.
 // Specification: QMP `yank`, `block-job-cancel`, `query-jobs`.
 
-import type { QmpClient } from "../qmp/client.ts";
+import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 
 /** The names of the job and of the node of the mirror with that number. */
 export function mirrorNames(index: number): { jobId: string; nodeName: string } {
@@ -41,17 +41,28 @@ export async function findMirrorNodes(qmp: QmpClient, signal: AbortSignal): Prom
   );
 }
 
-/** Ends every mirror at once, also one whose connection is dead; the jobs stay to be dismissed. */
+/**
+ * Ends every mirror at once, also one whose connection is dead and for which QEMU's main loop waits; the
+ * jobs stay to be dismissed.
+ */
 export async function endMirrors(qmp: QmpClient, signal: AbortSignal): Promise<void> {
-  const jobs = (await qmp.execute("query-jobs", {}, { signal })).filter(({ id }) =>
-    isMirrorJob(id)
-  );
-  if (jobs.length === 0) return;
-  const commands = await qmp.execute("query-commands", {}, { signal });
-  if (commands.some(({ name }) => name === "yank")) {
-    await cutOffNodes(qmp, { nodes: await findMirrorNodes(qmp, signal), signal });
+  await cutOffNodes(qmp, { nodes: await findConnected(qmp, signal), signal });
+  for (const { id } of await qmp.execute("query-jobs", {}, { signal })) {
+    if (isMirrorJob(id)) await endJob(qmp, { id, signal });
   }
-  for (const { id } of jobs) await endJob(qmp, { id, signal });
+}
+
+/** The mirrors' nodes that can be cut off, asked out of band; none in a QEMU without `yank`. */
+async function findConnected(qmp: QmpClient, signal: AbortSignal): Promise<string[]> {
+  try {
+    const instances = await qmp.execute("query-yank", {}, { signal, outOfBand: true });
+    return instances.flatMap(({ "node-name": name }) =>
+      name !== undefined && isMirrorNode(name) ? [name] : []
+    );
+  } catch (error) {
+    if (error instanceof QmpCommandError && error.errorClass === "CommandNotFound") return [];
+    throw error;
+  }
 }
 
 /** Ends a job at once, whatever its state. It stays to be dismissed; false when there is none. */

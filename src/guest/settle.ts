@@ -111,7 +111,7 @@ async function settle(
       return await settleSource(remain, options);
     case "xen_source":
     case "xen_domain":
-      if (!options.settleXen) throw new Error("this is no Xen host");
+      if (!options.settleXen) throw new Error("Xen's tools are not at hand");
       return await options.settleXen(remain, options);
   }
 }

@@ -139,6 +139,7 @@ export interface QmpCommands {
     args: { type: "nbd"; id: string; "node-name": string; name: string; writable: boolean };
     result: None;
   };
+  "query-yank": { args: None; result: { type: string; "node-name"?: string }[] };
   yank: { args: { instances: { type: string; "node-name"?: string }[] }; result: None };
   "query-qmp-schema": { args: None; result: unknown };
   "query-commands": { args: None; result: { name: string }[] };

@@ -11,7 +11,7 @@ import { buildConfig, isDomainName, listBridges } from "./domain_config.ts";
 import { XenIncoming } from "./incoming.ts";
 import { NbdServers } from "./nbd_server.ts";
 import { runReceived } from "./recovery.ts";
-import { incomingName, listDomains, queryHost } from "./xl.ts";
+import { findByUuid, incomingName, listDomains, queryHost } from "./xl.ts";
 
 const MEBI = 2 ** 20;
 /** What Xen needs for a domain besides its memory: shadow or p2m, 1 MiB a vcpu and 8 KiB a MiB. */
@@ -46,7 +46,7 @@ export class XenGuest {
 
   /** Whether there is such a domain here, under any name. */
   async isThere(): Promise<boolean> {
-    return (await listDomains()).some(({ uuid }) => uuid === this.#domain.uuid);
+    return await findByUuid(this.#domain.uuid) !== null;
   }
 
   /**

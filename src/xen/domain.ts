@@ -8,7 +8,15 @@ import type { XenParams } from "../guest/params.ts";
 import { findSocketOwner } from "../guest/process.ts";
 import { QmpClient } from "../qmp/client.ts";
 import { describeDomainDisks, type DiskUse, readConfiguredDisks } from "./domain_disks.ts";
-import { awayName, isRecord, listDomains, queryHost, queryState, readDomain } from "./xl.ts";
+import {
+  awayName,
+  findByUuid,
+  isRecord,
+  listDomains,
+  queryHost,
+  queryState,
+  readDomain,
+} from "./xl.ts";
 import { readBackends } from "./xenstore.ts";
 
 /** Xen's own folder for the sockets of device models. */
@@ -117,6 +125,14 @@ export async function findDomain(name: string, signal: AbortSignal): Promise<Dom
     side: "source",
     hint: `xl list shows the domains of this host: ${there}`,
   });
+}
+
+/** What the domain does, in one word: `running`, `paused`, `suspend`, ...; null when there is none. */
+export async function queryRunState(uuid: string, signal: AbortSignal): Promise<string | null> {
+  const found = await findByUuid(uuid, signal);
+  const state = found && await queryState(found.domid, signal);
+  if (!state) return null;
+  return state.shutdown ?? (state.paused ? "paused" : "running");
 }
 
 /** What no migration of this program can carry over, found in the configuration. */

@@ -19,7 +19,7 @@ import {
 } from "./conversation.ts";
 import { setPaused } from "./recovery.ts";
 import { makeHeader, MigrationStream } from "./stream/migration_stream.ts";
-import { destroyDomain, listDomains } from "./xl.ts";
+import { destroyDomain, findByUuid } from "./xl.ts";
 import { xlFailure, XlProcess } from "./xl_process.ts";
 
 const CHUNK_BYTES = 1 << 18;
@@ -172,7 +172,7 @@ export class XenIncoming implements Disposable {
   }
 
   async #findDomain() {
-    return (await listDomains()).find(({ uuid }) => uuid === this.#options.uuid);
+    return await findByUuid(this.#options.uuid);
   }
 
   #fail(error: unknown): void {

@@ -7,7 +7,7 @@ import { AgentError, quote } from "../base/errors.ts";
 import { BANNER, writeAll } from "./conversation.ts";
 import type { DomainIdentity } from "./domain.ts";
 import { MigrationStream } from "./stream/migration_stream.ts";
-import { awayName, incomingName, listDomains, queryState, renameDomain, runTool } from "./xl.ts";
+import { awayName, findByUuid, incomingName, queryState, renameDomain, runTool } from "./xl.ts";
 import { XlProcess } from "./xl_process.ts";
 
 const GIVE_UP_TIMEOUT_MS = 60_000;
@@ -24,7 +24,7 @@ export async function recoverDomain(
   { uuid, name }: Pick<DomainIdentity, "uuid" | "name">,
   options: { pipe: PipeCommand; run: boolean },
 ): Promise<boolean> {
-  const found = (await listDomains()).find((domain) => domain.uuid === uuid);
+  const found = await findByUuid(uuid);
   if (!found) return false;
   if (found.name === awayName(name)) await renameDomain(found.domid, name);
   const state = await queryState(found.domid);
@@ -71,9 +71,9 @@ async function resumeSuspended(domid: number, options: { pipe: PipeCommand }): P
  */
 export async function runReceived(
   { uuid, name }: Pick<DomainIdentity, "uuid" | "name">,
-  { run }: { run: boolean },
+  { run, log = () => {} }: { run: boolean; log?: (done: string) => void },
 ): Promise<{ state: "running" | "paused" } | { state: "lost"; why: string }> {
-  const found = (await listDomains()).find((domain) => domain.uuid === uuid);
+  const found = await findByUuid(uuid);
   if (!found) return { state: "lost", why: `there is no domain ${quote(name)} here` };
   if (found.name === incomingName(name)) await renameDomain(found.domid, name);
   const state = await queryState(found.domid);
@@ -81,7 +81,10 @@ export async function runReceived(
     const why = `domain ${found.domid} has stopped (${state?.shutdown ?? "it is gone"})`;
     return { state: "lost", why };
   }
-  if (state.paused && run) await setPaused(found.domid, false);
+  if (state.paused && run) {
+    await setPaused(found.domid, false);
+    log("let the guest run");
+  }
   return { state: state.paused && !run ? "paused" : "running" };
 }
 

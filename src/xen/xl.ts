@@ -112,6 +112,12 @@ export async function listDomains(signal?: AbortSignal): Promise<DomainName[]> {
   return parseDomainNames(await runTool("xl", ["vm-list"], signal ? { signal } : {}));
 }
 
+/** The domain with that UUID, whatever it is called at the moment; null when there is none. */
+export async function findByUuid(uuid: string, signal?: AbortSignal): Promise<DomainName | null> {
+  const wanted = uuid.toLowerCase();
+  return (await listDomains(signal)).find((domain) => domain.uuid === wanted) ?? null;
+}
+
 export function parseDomainNames(text: string): DomainName[] {
   const found: DomainName[] = [];
   for (const line of text.split("\n")) {

@@ -34,12 +34,17 @@ export class XlProcess {
     });
   }
 
-  /** Starts xl on its own, out of reach of a Ctrl-C at the agent's terminal. */
+  /**
+   * Starts xl on its own, out of reach of a Ctrl-C at the agent's terminal. One that receives ends with
+   * this program, however that ends: the end of its input would count as the end of the stream.
+   */
   static start(args: readonly string[], stdio: "null" | "piped"): XlProcess {
+    const before = stdio === "piped" ? ["setpriv", "--pdeathsig", "TERM", "--"] : [];
+    const [program, ...words] = [...before, "xl", ...args];
     try {
       return new XlProcess(
-        new Deno.Command("xl", {
-          args: [...args],
+        new Deno.Command(program!, {
+          args: words,
           stdin: stdio,
           stdout: stdio,
           stderr: "piped",

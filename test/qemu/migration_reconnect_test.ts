@@ -202,15 +202,6 @@ const CASES: Case[] = [
     },
   },
   {
-    name: "for so short that not both may find out by themselves",
-    format: "qcow2",
-    send: [...SLOW_DISKS],
-    async strike(scene, sender) {
-      await isCopying(sender);
-      await scene.cut(3300);
-    },
-  },
-  {
     name: "noticed late by the sender",
     send: [...SLOW_DISKS, "--peer-timeout", "20s"],
     receive: ["--peer-timeout", "1s"],

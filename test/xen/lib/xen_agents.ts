@@ -117,7 +117,9 @@ export async function assertInOrder(
   const look = (commands: string) => host.check(commands, { signal });
   const list = (text: string) => text.split("\n").filter(Boolean);
   assertEquals(list(await look("xl list | awk 'NR > 2 { print $1 }'")), domains, "domains");
-  const programs = "qemu-nbd|libxl-save-helper|xl migrate|migrate-agent";
+  // The one that a domain was received by stays with it, as its monitor.
+  const receiver = domains.length === 0 ? "|xl migrate-receive" : "";
+  const programs = `qemu-nbd|libxl-save-helper|xl migrate |migrate-agent${receiver}`;
   const busy = `ps -o args | grep -E '${programs}' | grep -v grep || true`;
   assertEquals(list(await look(busy)), [], "processes left behind");
   assertEquals(list(await look("ls -d /tmp/migrate-agent-* 2>/dev/null || true")), []);
