@@ -365,6 +365,8 @@ class Sender {
     // With its QEMU gone there is nothing in it that could be left.
     if (!this.#guest?.qmp.ended.aborted) error.undoErrors.push(...undoErrors);
     this.account.running = this.#guest?.shouldRun ?? this.account.running;
+    // Whatever else was told first is a consequence of that.
+    if (this.#guest?.failed.aborted) this.account.error = toAgentError(this.#guest.failed.reason);
     await told;
     const clean = error.undoErrors.length === 0;
     await writeQuietly(

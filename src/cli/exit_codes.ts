@@ -40,13 +40,13 @@ export const EXIT_CODES: readonly ExitCode[] = [
     code: 4,
     name: "failed",
     kind: "failed",
-    meaning: "Something failed and was undone; the guest runs on at the source.",
+    meaning: "Something failed and was undone; the guest stays at the source.",
   },
   {
     code: 5,
     name: "cancelled",
     kind: "cancelled",
-    meaning: "Somebody asked to stop; undone, the guest runs on at the source.",
+    meaning: "Somebody asked to stop; undone, the guest stays at the source.",
   },
   {
     code: 6,
@@ -59,13 +59,13 @@ export const EXIT_CODES: readonly ExitCode[] = [
     name: "link",
     kind: "link",
     meaning:
-      "The other agent was not reached or was lost; undone, the guest runs on at the source.",
+      "The other agent was not reached or was lost; undone, the guest stays at the source.",
   },
   {
     code: 8,
     name: "timeout",
     kind: "timeout",
-    meaning: "A time limit passed; undone, the guest runs on at the source.",
+    meaning: "A time limit passed; undone, the guest stays at the source.",
   },
 ];
 

@@ -36,7 +36,7 @@ export function helpText(topic: string | null): string {
 function overview(): string {
   const width = Math.max(...SHOWN_COMMANDS.map((command) => command.name.length)) + 4;
   return [
-    "migrate-agent moves a running QEMU guest, with its local disks, from one host to another.",
+    "migrate-agent moves a running QEMU or Xen guest, with its local disks, to another host.",
     "",
     "Move a guest:",
     "",

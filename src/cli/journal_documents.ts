@@ -23,7 +23,7 @@ export interface MigrationAccount {
   /** The guest's QEMU on this host, whether it lives or not; null when none is known. */
   qemu_pid: number | null;
   qemu_alive: boolean;
-  /** What QEMU says of the guest; null when it was not asked, because an agent is at work, or gone. */
+  /** What QEMU or Xen says of the guest; null when nobody was asked, as an agent is at work, or gone. */
   run_state: string | null;
   qmp: string | null;
   started_at: string;
@@ -55,7 +55,7 @@ export interface ResolvedLine {
   state: JournalRecord["state"];
   /** What `state` means for the guest, for people. */
   meaning: string;
-  /** What QEMU says of the guest on this host; null when there is no QEMU for it here. */
+  /** What QEMU or Xen says of the guest on this host; null when it is not here. */
   run_state: string | null;
   /** What was done on this host, in order. */
   done: string[];

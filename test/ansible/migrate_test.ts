@@ -224,6 +224,7 @@ class Site implements AsyncDisposable {
     return {
       migrate_agent: this.hosts.file("migrate-agent"),
       migrate_run_dir: this.hosts.file(`${host}/run`),
+      migrate_state_dir: this.hosts.file(`${host}/state`),
       migrate_disk_dir: this.hosts.file(`${host}/disks`),
     };
   }

@@ -119,3 +119,45 @@ Deno.test("a receiver whose QEMU has no TLS, or that has no port, serves the tun
     assertEquals(listening, [{ type: "unix", path: "/private/nbd.sock" }, null]);
   }
 });
+
+Deno.test("a stream of a tunnel that names no server ends the migration", async () => {
+  for (const first of [null, Uint8Array.of(1)]) {
+    const stream = {
+      read: (into: Uint8Array) => {
+        if (first) into.set(first);
+        return Promise.resolve(first && 1);
+      },
+    };
+    let failed: Promise<unknown> | undefined;
+    let given = false;
+    const session = {
+      acceptStream: (_kind: string, signal: AbortSignal) =>
+        new Promise((resolve, reject) => {
+          signal.addEventListener("abort", () => reject(signal.reason));
+          if (!given) resolve(stream);
+          given = true;
+        }),
+    };
+    const line = {
+      connected: () => Promise.resolve({ session, lost: signal }),
+      unlessLost: (work: Promise<void>) => work,
+    };
+    const servers: DiskServers = {
+      encrypts: true,
+      start: () => Promise.resolve({ ports: [], paths: ["/private/nbd.sock.0"], exports: [] }),
+    };
+    const migration = { guard: (work: Promise<unknown>) => failed = work, signal };
+    await serveNbd(servers, {
+      folder: { path: "/private" } as PrivateFolder,
+      line: line as unknown as Line,
+      migration: migration as unknown as Migration,
+      asked: "tunnel",
+      allowPlain: false,
+      listen: range,
+      before: null,
+      signal,
+    });
+    const error = await assertRejects(() => failed!, AgentError);
+    assertEquals(error.code, "unknown_nbd_server");
+  }
+});

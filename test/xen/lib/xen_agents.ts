@@ -13,6 +13,8 @@ import type { XenHost } from "./xen_host.ts";
 import { XenPair } from "./xen_pair.ts";
 
 const SECRET_FILE = "/root/secret";
+/** An emulated host on a busy machine is silent for longer than the default allows. */
+const PATIENCE = ["--peer-timeout", "20s"];
 /** Where disks of guests that arrive go. */
 export const DISK_DIR = "/var/arrived";
 
@@ -47,7 +49,7 @@ export async function startMove(
   { from, to, guest, send = ["-q"], receive = [], signal }: Leg,
 ): Promise<{ sender: Dom0Agent; receiver: Dom0Agent }> {
   const address = to.name === "a" ? XenPair.addresses.a : XenPair.addresses.b;
-  const proof = ["--secret-file", SECRET_FILE];
+  const proof = ["--secret-file", SECRET_FILE, ...PATIENCE];
   const places = receive.includes("--disk-dir") ? [] : ["--disk-dir", DISK_DIR];
   const receiver = await startAgent(
     to,
