@@ -365,14 +365,21 @@ class Sender {
     // With its QEMU gone there is nothing in it that could be left.
     if (!this.#guest?.qmp.ended.aborted) error.undoErrors.push(...undoErrors);
     this.account.running = this.#guest?.shouldRun ?? this.account.running;
-    // Whatever else was told first is a consequence of that.
-    if (this.#guest?.failed.aborted) this.account.error = toAgentError(this.#guest.failed.reason);
+    if (this.#guest?.failed.aborted) this.#blameGuest(error);
     await told;
     const clean = error.undoErrors.length === 0;
     await writeQuietly(
       this.#migration,
       async () => await (clean ? journal?.remove() : journal?.leave({ note: error.message })),
     );
+  }
+
+  /** What the guest or its QEMU did is the cause; whatever else was told first is a consequence. */
+  #blameGuest(error: AgentError): void {
+    const cause = toAgentError(this.#guest.failed.reason);
+    cause.phase ??= error.phase;
+    if (cause !== error) cause.undoErrors.push(...error.undoErrors);
+    this.account.error = cause;
   }
 
   /** Lets go of everything that this program holds. */

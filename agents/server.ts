@@ -172,7 +172,7 @@ function nbdAddress({ nbdHost, nbdPorts: ports }: ReceiveOptions, { reachedHost 
 }
 
 function makeHosts(options: ReceiveOptions): LandingHosts {
-  const { diskDir, diskPaths, pathMaps, reuseDisks, allowDirs, runDir } = options;
+  const { diskDir, diskPaths, pathMaps, reuseDisks, allowDirs, runDir, bridges } = options;
   if (options.adoptQmp !== null) return { host: new AdoptHost(options.adoptQmp) };
   const placement: DiskPlacement = { diskDir, diskPaths, pathMaps, reuseDisks, allowDirs };
   if (options.launchCommand !== null) {
@@ -187,10 +187,10 @@ function makeHosts(options: ReceiveOptions): LandingHosts {
     policy: {
       readFolders: [...QEMU_DATA_FOLDERS, ...folders],
       writeFolders: [runDir, ...folders],
-      bridges: options.bridges,
+      bridges,
       allowVnc: options.allowVnc,
       overrides: new Map(options.overrides.map(({ key, value }) => [key, value])),
     },
   });
-  return { host, xen: new XenHost({ placement }) };
+  return { host, xen: new XenHost({ placement, bridges, openDisplays: options.allowVnc }) };
 }

@@ -69,7 +69,7 @@ async function accountOf(
     qemu_pid: qemu?.pid ?? null,
     qemu_alive: qemu !== null && await isSameProcess(qemu),
     // A QMP socket serves one client at a time: while an agent is at work it is that agent.
-    run_state: atWork ? null : await askRunState(record, signal),
+    run_state: atWork && hypervisor === "qemu" ? null : await askRunState(record, signal),
     qmp,
     started_at,
     updated_at,

@@ -32,7 +32,7 @@ function accountLines(account: MigrationAccount): string[] {
     ["state", `${state}${phase === null ? "" : `, phase ${phase}`}: ${meaning}`],
     ["agent", agent_pid === null ? "none is at work" : `process ${agent_pid} is at work`],
     ...(copied === null ? [] : [["copied", copiedText(copied)] as [string, string]]),
-    ["QEMU", qemuText(account)],
+    account.hypervisor === "xen" ? ["domain", domainText(account)] : ["QEMU", qemuText(account)],
     ...(peer === null ? [] : [["peer", peer] as [string, string]]),
     ...(note === null ? [] : [["note", note] as [string, string]]),
     ["since", `${account.started_at}, last change ${account.updated_at}`],
@@ -58,4 +58,10 @@ function qemuText({ qemu_pid, qemu_alive, run_state, qmp }: MigrationAccount): s
   if (!qemu_alive) return `process ${qemu_pid} has ended`;
   const at = qmp === null ? "" : `, QMP ${qmp}`;
   return `process ${qemu_pid}${at}${run_state === null ? "" : `, guest ${run_state}`}`;
+}
+
+/** A domain has no process of its own, and is not always there while it moves. */
+function domainText({ run_state, qmp }: MigrationAccount): string {
+  if (run_state === null) return "is not here";
+  return `${run_state}${qmp === null ? "" : `, its device model's QMP ${qmp}`}`;
 }

@@ -64,11 +64,19 @@ export class XenGuest {
   }
 }
 
-export class XenHost {
-  readonly #placement: DiskPlacement;
+export interface XenHostOptions {
+  placement: DiskPlacement;
+  /** What a domain's networks may be attached to. */
+  bridges: readonly string[];
+  /** Whether a display (VNC, SPICE) may be reached from other hosts, as it was at the source. */
+  openDisplays: boolean;
+}
 
-  constructor(options: { placement: DiskPlacement }) {
-    this.#placement = options.placement;
+export class XenHost {
+  readonly #options: XenHostOptions;
+
+  constructor(options: XenHostOptions) {
+    this.#options = options;
   }
 
   /** Checks everything that can be checked; changes nothing. @throws AgentError (kind refused) */
@@ -81,9 +89,9 @@ export class XenHost {
     refuseOtherVersion(params, host);
     await refuseNameClash(params, signal);
     refuseMissingMemory(params, host);
-    await refuseMissingBridges(params);
-    const targets = await planTargets(params.disks, this.#placement);
-    buildConfig(params.xen.config, { name: params.name, targets }); // refuses before anything is made
+    await refuseBridges(params, this.#options.bridges);
+    const targets = await planTargets(params.disks, this.#options.placement);
+    this.#makeConfig(params, targets); // refuses before anything is made
     return {
       binary: null,
       qemuVersion: host.get("xen_version") ?? "unknown",
@@ -110,7 +118,7 @@ export class XenHost {
     const domain = { uuid: uuidOf(params), name: params.name };
     const incoming = new XenIncoming({
       ...domain,
-      config: makeConfig(params, targets),
+      config: this.#makeConfig(params, targets),
       running: params.running,
       imagesFree: () => exports.stopped,
     });
@@ -118,16 +126,16 @@ export class XenHost {
   }
 
   async close(): Promise<void> {}
+
+  #makeConfig({ name, xen }: XenParams, targets: readonly TargetDisk[]): string {
+    return buildConfig(xen.config, { name, targets, openDisplays: this.#options.openDisplays });
+  }
 }
 
 /** As xl prints it. */
 function uuidOf({ uuid }: XenParams): string {
   if (uuid === null) throw refusal("no_uuid", "The domain's parameters name no UUID");
   return uuid.toLowerCase();
-}
-
-function makeConfig(params: XenParams, targets: readonly TargetDisk[]): string {
-  return buildConfig(params.xen.config, { name: params.name, targets });
 }
 
 function refuseOtherVersion(params: XenParams, host: ReadonlyMap<string, string>): void {
@@ -167,8 +175,17 @@ function refuseMissingMemory(params: XenParams, host: ReadonlyMap<string, string
   );
 }
 
-async function refuseMissingBridges(params: XenParams): Promise<void> {
-  for (const bridge of listBridges(params.xen.config)) {
+async function refuseBridges({ xen }: XenParams, allowed: readonly string[]): Promise<void> {
+  for (const bridge of listBridges(xen.config)) {
+    if (!allowed.includes(bridge)) {
+      throw refusal(
+        "bridge_not_allowed",
+        `The domain's network is on the bridge ${
+          quote(bridge)
+        }, which this receiver does not allow`,
+        `give it --allow-bridge ${bridge}`,
+      );
+    }
     // A name of a network device has no slash, and a bridge has this folder.
     if (!/^[A-Za-z0-9][\w.-]{0,14}$/.test(bridge) || !await isBridge(bridge)) {
       throw refusal(

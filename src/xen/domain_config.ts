@@ -15,6 +15,7 @@ type Check = (value: unknown) => boolean;
 const MAX_DEPTH = 8;
 const DEFAULT_NIC_SCRIPT = /^(\/etc\/xen\/scripts\/)?vif-bridge$/;
 const MAX_NAME_CHARS = 200;
+const LOCAL_HOST = "127.0.0.1";
 
 /** Values that neither name a file nor carry a comma, with which QEMU's options go on. */
 const isWord: Check = (value) =>
@@ -129,7 +130,7 @@ export function isDomainName(name: string): boolean {
  */
 export function buildConfig(
   source: Config,
-  options: { name: string; targets: readonly TargetDisk[] },
+  options: { name: string; targets: readonly TargetDisk[]; openDisplays: boolean },
 ): string {
   const { c_info: create, b_info: build, disks, nics, vfbs, ...rest } = source;
   if (!isRecord(create) || !isRecord(build)) throw refused("c_info", create);
@@ -139,10 +140,15 @@ export function buildConfig(
   const config = {
     ...take(rest, DOMAIN, ""),
     c_info: take(create, CREATE, "c_info."),
-    b_info: { ...take(common, BUILD, "b_info."), "type.hvm": take(hvm, HVM, "b_info.type.hvm.") },
+    b_info: {
+      ...take(common, BUILD, "b_info."),
+      "type.hvm": placeDisplays(take(hvm, HVM, "b_info.type.hvm."), options),
+    },
     disks: placeDisks(listOf(disks, "disks"), options.targets),
     nics: listOf(nics, "nics").map((nic, at) => take(nic, NIC, `nics[${at}].`)),
-    vfbs: listOf(vfbs, "vfbs").map((vfb, at) => take(vfb, VFB, `vfbs[${at}].`)),
+    vfbs: listOf(vfbs, "vfbs").map((vfb, at) =>
+      placeDisplays(take(vfb, VFB, `vfbs[${at}].`), options)
+    ),
   };
   return JSON.stringify(config);
 }
@@ -152,6 +158,17 @@ export function listBridges(source: Config): string[] {
   return listOf(source.nics, "nics")
     .map((nic) => nic.bridge)
     .filter((bridge) => typeof bridge === "string" && bridge !== "") as string[];
+}
+
+/** Where a display listens: on this host alone, unless it may be reached from others. */
+function placeDisplays(part: Config, { openDisplays }: { openDisplays: boolean }): Config {
+  if (openDisplays) return part;
+  const { vnc, spice } = part;
+  return {
+    ...part,
+    ...(isRecord(vnc) ? { vnc: { ...vnc, listen: LOCAL_HOST } } : {}),
+    ...(isRecord(spice) ? { spice: { ...spice, host: LOCAL_HOST } } : {}),
+  };
 }
 
 function placeDisks(disks: Config[], targets: readonly TargetDisk[]): Config[] {

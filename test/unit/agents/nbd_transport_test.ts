@@ -140,6 +140,7 @@ Deno.test("a stream of a tunnel that names no server ends the migration", async 
     };
     const line = {
       connected: () => Promise.resolve({ session, lost: signal }),
+      recovers: () => false,
       unlessLost: (work: Promise<void>) => work,
     };
     const servers: DiskServers = {

@@ -66,6 +66,17 @@ Not to be trusted: /s/x.source.json is damaged: not JSON.
   assertEquals(status([]), "No migrations in /s.\n");
 });
 
+Deno.test("status as text: a Xen domain is what Xen says of it", () => {
+  const domain: MigrationAccount = { ...ACCOUNT, hypervisor: "xen", run_state: "suspend" };
+  const received: MigrationAccount = { ...domain, qmp: null, qemu_pid: null, run_state: "paused" };
+  const lines = status([domain, received, { ...received, run_state: null }]).split("\n");
+  assertEquals(lines.filter((line) => line.startsWith("  domain")), [
+    "  domain   suspend, its device model's QMP /run/vm1/qmp.sock",
+    "  domain   paused",
+    "  domain   is not here",
+  ]);
+});
+
 Deno.test("resolve as text: where the guest is, and what was done", () => {
   const document: ResolvedLine = {
     type: "resolved",

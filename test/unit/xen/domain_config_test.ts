@@ -74,8 +74,8 @@ const TARGETS: TargetDisk[] = [
   },
 ];
 
-function build(config: Json): Json {
-  return JSON.parse(buildConfig(config, { name: "g1", targets: TARGETS }));
+function build(config: Json, openDisplays = true): Json {
+  return JSON.parse(buildConfig(config, { name: "g1", targets: TARGETS, openDisplays }));
 }
 
 Deno.test("config: everything stays but the disks, which are this host's", () => {
@@ -94,6 +94,16 @@ Deno.test("config: a network on a bridge stays, and its bridge is known", () => 
   const config = makeConfig({ rest: { nics: [NIC] } });
   assertEquals(build(config).nics, [NIC]);
   assertEquals(listBridges(config), ["br0"]);
+});
+
+Deno.test("config: displays are for this host alone unless they are allowed to be more", () => {
+  const vnc = { enable: "True", listen: "0.0.0.0", passwd: "secret" };
+  const config = makeConfig({ hvm: { vnc }, rest: { vfbs: [{ devid: 0, vnc }] } });
+  for (const [open, listen] of [[true, "0.0.0.0"], [false, "127.0.0.1"]] as const) {
+    const { b_info, vfbs } = build(config, open) as { b_info: Json; vfbs: Json[] };
+    assertEquals((b_info["type.hvm"] as Json).vnc, { ...vnc, listen });
+    assertEquals(vfbs[0]?.vnc, { ...vnc, listen });
+  }
 });
 
 const REFUSED: [what: string, changes: Parameters<typeof makeConfig>[0], where: string][] = [
