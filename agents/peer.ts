@@ -23,6 +23,7 @@ export class Peer {
   readonly lost: AbortSignal;
   readonly #side: Side;
   #migration: Migration | undefined;
+  readonly #excess = new AbortController();
   #heard = 0;
 
   private constructor(session: Session, options: {
@@ -38,7 +39,7 @@ export class Peer {
       ...(handlers ? { handlers } : {}),
       onNotification: (notification) => this.#hear(notification),
     });
-    this.lost = AbortSignal.any([session.signal, this.channel.signal]);
+    this.lost = AbortSignal.any([this.#excess.signal, session.signal, this.channel.signal]);
   }
 
   /** The sender's end: opens the control stream. */
@@ -92,9 +93,8 @@ export class Peer {
 
   #hear(notification: Notification): void {
     if (++this.#heard > MAX_NOTIFICATIONS) {
-      this.#migration?.fail(tooManyNotifications());
-      this.session.close();
-      return;
+      this.#excess.abort(tooManyNotifications());
+      return this.session.close();
     }
     const peerSide: Side = this.#side === "source" ? "destination" : "source";
     switch (notification.name) {

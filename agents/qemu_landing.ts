@@ -116,7 +116,7 @@ export class QemuLanding implements Landing {
         "cannot_restart",
         "The connection was lost while the memory was sent, and the destination's QEMU, which was " +
           "not started by this program, cannot take it a second time",
-        { kind: "link", side: "destination" },
+        { side: "destination" },
       );
     }
     this.#release();

@@ -155,8 +155,10 @@ class Reception {
   }
 
   #story(name: string): Receiver["requests"]["handlers"] {
-    if (!this.#receiver) throw outOfOrder(name);
-    return this.#receiver.requests.handlers;
+    if (this.#receiver) return this.#receiver.requests.handlers;
+    const error = outOfOrder(name);
+    this.first.reject(error); // whoever begins like that is nobody to wait for
+    throw error;
   }
 }
 

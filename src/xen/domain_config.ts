@@ -15,6 +15,8 @@ type Check = (value: unknown) => boolean;
 const MAX_DEPTH = 8;
 const DEFAULT_NIC_SCRIPT = /^(\/etc\/xen\/scripts\/)?vif-bridge$/;
 const MAX_NAME_CHARS = 200;
+/** What libxl takes for a network that names none. */
+const DEFAULT_BRIDGE = "xenbr0";
 const LOCAL_HOST = "127.0.0.1";
 
 /** Values that neither name a file nor carry a comma, with which QEMU's options go on. */
@@ -156,8 +158,7 @@ export function buildConfig(
 /** The bridges that the domain's networks need here. */
 export function listBridges(source: Config): string[] {
   return listOf(source.nics, "nics")
-    .map((nic) => nic.bridge)
-    .filter((bridge) => typeof bridge === "string" && bridge !== "") as string[];
+    .map(({ bridge }) => typeof bridge === "string" && bridge !== "" ? bridge : DEFAULT_BRIDGE);
 }
 
 /** Where a display listens: on this host alone, unless it may be reached from others. */

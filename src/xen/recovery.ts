@@ -36,25 +36,7 @@ export async function recoverDomain(
 async function resumeSuspended(domid: number, options: { pipe: PipeCommand }): Promise<void> {
   await using socket = await openPipeSocket();
   const xl = XlProcess.start(migrateArguments(domid, [...options.pipe, socket.path]), "null");
-  const conn = await abortable(
-    Promise.race([socket.accept(), xl.ended.then(() => null)]),
-    AbortSignal.timeout(GIVE_UP_TIMEOUT_MS),
-  );
-  if (conn) {
-    try {
-      await writeAll(conn, BANNER);
-      // xl lets the domain run on only when libxl had its turn; before that it just ends.
-      const stream = new MigrationStream();
-      const buffer = new Uint8Array(65536);
-      for (let began = false; !began;) {
-        const count = await conn.read(buffer);
-        if (count === null) break;
-        for (const { kind } of stream.feed(buffer.subarray(0, count))) began ||= kind === "data";
-      }
-    } finally {
-      conn.close();
-    }
-  }
+  await giveUp(socket, xl);
   const { said } = await xl.waitEnd(GIVE_UP_TIMEOUT_MS);
   const state = await queryState(domid);
   if (state !== null && state.shutdown === null) return;
@@ -63,6 +45,25 @@ async function resumeSuspended(domid: number, options: { pipe: PipeCommand }): P
     `Domain ${domid} is still suspended: xl says ${quote(said.trim(), 1000)}`,
     { hint: "xl list shows it; xl resume (Xen 4.21) or a try by hand may help" },
   );
+}
+
+/** Closes the program's connections once libxl has had its turn: before that xl would just end. */
+async function giveUp(socket: PipeSocket, xl: XlProcess): Promise<void> {
+  const limit = AbortSignal.timeout(GIVE_UP_TIMEOUT_MS);
+  const accept = () => abortable(Promise.race([socket.accept(), xl.ended.then(() => null)]), limit);
+  using conn = await accept();
+  using _ = await accept(); // for a hold (hold.ts), which is not wanted
+  if (!conn) return;
+  await writeAll(conn, BANNER);
+  const stream = new MigrationStream();
+  const buffer = new Uint8Array(65536);
+  while (true) {
+    const count = await abortable(conn.read(buffer), limit);
+    if (count === null) return;
+    for (const { kind } of stream.feed(buffer.subarray(0, count))) {
+      if (kind === "data") return;
+    }
+  }
 }
 
 /**

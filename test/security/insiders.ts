@@ -245,7 +245,7 @@ export const MALICE: readonly Malice[] = [
   },
   {
     name: "slow: a byte every second",
-    reasons: ["phase_timeout", "protocol_error"],
+    reasons: ["asks_nothing", "protocol_error"],
     limitMs: 65_000,
     async run(lab, signal) {
       const link = await lab.connectProven(signal);

@@ -94,6 +94,8 @@ Deno.test("config: a network on a bridge stays, and its bridge is known", () => 
   const config = makeConfig({ rest: { nics: [NIC] } });
   assertEquals(build(config).nics, [NIC]);
   assertEquals(listBridges(config), ["br0"]);
+  assertEquals(listBridges(makeConfig({ rest: { nics: [{ devid: 0 }] } })), ["xenbr0"]);
+  assertEquals(listBridges(makeConfig()), []);
 });
 
 Deno.test("config: displays are for this host alone unless they are allowed to be more", () => {
