@@ -2,6 +2,7 @@
 // started, started anew after a lost connection, taken away.
 
 import { AgentError } from "../src/base/errors.ts";
+import { borrowSockets, TCP_ESTABLISHED } from "../src/base/foreign_socket.ts";
 import { setNoDelay } from "../src/base/no_delay.ts";
 import type { DestinationQemu } from "../src/guest/destination.ts";
 import { Exports } from "../src/guest/exports.ts";
@@ -95,6 +96,7 @@ export class QemuLanding implements Landing {
   }
 
   async reopenDisks(signal: AbortSignal): Promise<void> {
+    await this.#severClients();
     await this.#exports.stop(signal);
     await this.forgetKey();
     await this.serveDisks(signal);
@@ -121,6 +123,7 @@ export class QemuLanding implements Landing {
     }
     this.#release();
     // QEMU ends when its memory's connection does, so that is closed last.
+    await this.#severClients();
     await this.#exports.stop(signal);
     this.#incoming?.[Symbol.dispose]();
     this.#qemu = await this.#qemu.restart(signal);
@@ -140,6 +143,19 @@ export class QemuLanding implements Landing {
     this.#incoming?.[Symbol.dispose]();
     await this.#qemu.qmp.close();
     await this.#folder?.[Symbol.asyncDispose]();
+  }
+
+  /**
+   * Ends what is left of lost connections to the server: when it stops, QEMU waits for its clients, and
+   * one whose encryption was just being agreed on never ends by itself. In a tunnel they have ended.
+   */
+  async #severClients(): Promise<void> {
+    const { nbd } = this.#served ?? {};
+    if (nbd?.transport !== "direct") return;
+    await borrowSockets(this.#qemu.pid, {
+      fits: ({ localPort, state }) => nbd.ports.includes(localPort) && state === TCP_ESTABLISHED,
+      use: (socket) => socket.abort(),
+    }); // false: nobody is connected, or nothing can be borrowed
   }
 
   /** QEMU's one server has all the disks. */

@@ -69,6 +69,14 @@ export async function inspectDomain(
       "look at it with xl list, and at docs/xen.md when it is suspended",
     );
   }
+  if (state.paused) {
+    refuse(
+      "guest_paused",
+      `Cannot migrate domain ${quote(name)}: it is paused, and libxl may be unable to suspend it ` +
+        `before it runs again`,
+      `let it run first: xl unpause ${domid}`,
+    );
+  }
   const qmp = await QmpClient.connect(freeSocket(domid), { signal });
   try {
     const [host, features, blocks, nodes, backends, jobs] = await Promise.all([
@@ -96,7 +104,7 @@ export async function inspectDomain(
         hypervisor: "xen",
         name: String(create.name),
         uuid,
-        running: !state.paused,
+        running: true,
         vcpus: Number(build.max_vcpus ?? 1),
         memory_bytes: Number(build.max_memkb) * 1024,
         disks,

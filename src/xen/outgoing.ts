@@ -24,6 +24,11 @@ import { readBackends, watchDomains } from "./xenstore.ts";
 
 const PROGRESS_INTERVAL_MS = 500;
 const CHUNK_BYTES = 1 << 18;
+/**
+ * libxl gives a domain 60 s to stop. Then it needs the device model to let the domain run on, and fails
+ * at that when it is held. (Seen with a domain that was paused in the middle of an access to a device.)
+ */
+const SUSPEND_TIMEOUT_MS = 50_000;
 /** What xl may take to give up: it lets the guest run on meanwhile. */
 const XL_END_TIMEOUT_MS = 60_000;
 
@@ -53,6 +58,8 @@ export class XenOutgoing implements Outgoing {
   #holds = false;
   #startedMs = 0;
   #sentBytes = 0;
+  /** Since when nothing has come from xl; Infinity while what has come is passed on. */
+  #silentSinceMs = Infinity;
   #askedForPermission = false;
   #answered = false;
   #ending = false;
@@ -116,7 +123,7 @@ export class XenOutgoing implements Outgoing {
   /**
    * Waits until xl has suspended the domain. The device model is stopped then, and libxl waits for it.
    * Gives the time at which that was seen (ms since the epoch).
-   * @throws AgentError `xl_ended`, `guest_stopped`, `disk_backend_changed`
+   * @throws AgentError `xl_ended`, `guest_stopped`, `domain_not_suspended`, `disk_backend_changed`
    */
   async waitStopped(options: {
     report: (progress: RamProgress) => void;
@@ -187,7 +194,9 @@ export class XenOutgoing implements Outgoing {
   async #forward(conn: Deno.UnixConn, network: Deno.UnixConn): Promise<void> {
     const buffer = new Uint8Array(CHUNK_BYTES);
     while (true) {
+      this.#silentSinceMs = performance.now();
       const count = await conn.read(buffer);
+      this.#silentSinceMs = Infinity;
       if (count === null) return; // xl has ended, and its own words say why
       for (const { kind, bytes } of this.#stream.feed(buffer.subarray(0, count))) {
         if (kind === "permission") {
@@ -231,6 +240,18 @@ export class XenOutgoing implements Outgoing {
     );
   }
 
+  #checkSilence(): void {
+    if (!this.#holds || performance.now() - this.#silentSinceMs < SUSPEND_TIMEOUT_MS) return;
+    this.#fail(
+      new AgentError(
+        "domain_not_suspended",
+        `xl has sent nothing for ${SUSPEND_TIMEOUT_MS / 1000} s, and the domain has not stopped: ` +
+          `libxl could not suspend it`,
+        { side: "source", hint: "if it is paused, let it run: xl unpause" },
+      ),
+    );
+  }
+
   async #answer(bytes: Uint8Array): Promise<void> {
     this.#answered = true;
     await writeAll(this.#conn!, bytes);
@@ -242,6 +263,7 @@ export class XenOutgoing implements Outgoing {
   ): Promise<void> {
     while (!signal.aborted) {
       report(this.#progress());
+      this.#checkSilence();
       await delay(PROGRESS_INTERVAL_MS, signal).catch(() => {}); // the condition sees it
     }
   }
