@@ -1,5 +1,6 @@
 // What QEMU says about progress, as events for the printers and figures for the account.
 
+import { AgentError } from "../src/base/errors.ts";
 import type { ReplyBody } from "../src/control/messages.ts";
 import type { MirrorProgress } from "../src/guest/mirror.ts";
 import type { Disk } from "../src/guest/params.ts";
@@ -110,4 +111,16 @@ class Rate {
     const seconds = (atMs - first.atMs) / 1000;
     return seconds > 0 ? Math.max(0, Math.round((bytes - first.bytes) / seconds)) : 0;
   }
+}
+
+/** A guest that has ended is the cause of whatever else was told first; `failed` is its own word. */
+export function causeOf(error: AgentError, failed: AbortSignal | undefined): AgentError {
+  const cause: unknown = failed?.reason;
+  if (!(cause instanceof AgentError) || cause === error) return error;
+  if (!["source_qemu_ended", "guest_shut_down", "guest_panicked"].includes(cause.code)) {
+    return error;
+  }
+  cause.phase ??= error.phase;
+  cause.undoErrors.push(...error.undoErrors);
+  return cause;
 }

@@ -28,7 +28,7 @@ import { OutboundDisks } from "./outbound_disks.ts";
 import { OutboundMemory } from "./outbound_memory.ts";
 import { resumeMigration } from "./outcome.ts";
 import { Peer } from "./peer.ts";
-import { mirrorReporter, ramReporter, reportPlan, warnIfInsecure } from "./reports.ts";
+import { causeOf, mirrorReporter, ramReporter, reportPlan, warnIfInsecure } from "./reports.ts";
 import { openSource } from "./source_guest.ts";
 import { AGENT_VERSION } from "./version.ts";
 
@@ -365,21 +365,13 @@ class Sender {
     // With its QEMU gone there is nothing in it that could be left.
     if (!this.#guest?.qmp.ended.aborted) error.undoErrors.push(...undoErrors);
     this.account.running = this.#guest?.shouldRun ?? this.account.running;
-    if (this.#guest?.failed.aborted) this.#blameGuest(error);
+    this.account.error = causeOf(error, this.#guest?.failed);
     await told;
     const clean = error.undoErrors.length === 0;
     await writeQuietly(
       this.#migration,
       async () => await (clean ? journal?.remove() : journal?.leave({ note: error.message })),
     );
-  }
-
-  /** What the guest or its QEMU did is the cause; whatever else was told first is a consequence. */
-  #blameGuest(error: AgentError): void {
-    const cause = toAgentError(this.#guest.failed.reason);
-    cause.phase ??= error.phase;
-    if (cause !== error) cause.undoErrors.push(...error.undoErrors);
-    this.account.error = cause;
   }
 
   /** Lets go of everything that this program holds. */

@@ -58,8 +58,7 @@ export const EXIT_CODES: readonly ExitCode[] = [
     code: 7,
     name: "link",
     kind: "link",
-    meaning:
-      "The other agent was not reached or was lost; undone, the guest stays at the source.",
+    meaning: "The other agent was not reached or was lost; undone, the guest stays at the source.",
   },
   {
     code: 8,

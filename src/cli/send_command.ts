@@ -71,7 +71,8 @@ export interface SendOptions extends AgentOptions {
 export const SEND_COMMAND = defineCommand({
   name: "send",
   summary: "move a guest of this host to the host where `receive` waits",
-  about: "Moves the running guest behind a QMP socket, or a Xen HVM domain, to another host. Until the guest has been " +
+  about:
+    "Moves the running guest behind a QMP socket, or a Xen HVM domain, to another host. Until the guest has been " +
     "handed over it stays here: whatever fails before, it runs on as if nothing had been tried. " +
     "Without --copy-storage the disks are taken to be shared by both hosts, and only the guest's " +
     "parameters and memory are sent.",

@@ -7,7 +7,7 @@ import { checkOutcome } from "./outcome.ts";
 import { namePoint, type Point, runStory, type StoryResult, type StoryScript } from "./story.ts";
 
 /** Long enough for everything else in a phase. */
-const LIMIT_MS = 1500;
+const LIMIT_MS = 4000;
 
 /** What the source's QEMU may never get to, by phase. */
 const STALLS: Partial<Record<PhaseName, Stall>> = {

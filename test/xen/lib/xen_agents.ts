@@ -2,6 +2,7 @@
 // host with its own secret file, journals and disks. And what must hold on a host afterwards.
 
 import { assertEquals } from "@std/assert";
+import { abortable } from "../../../src/base/deadline.ts";
 import { Agent, agentCommand, type AgentEnd } from "../../lib/agents.ts";
 import {
   GUEST_LAP_TURNS,
@@ -65,11 +66,9 @@ export async function startMove(
 /** One migration that must succeed; the accounts of both sides. */
 export async function moveDomain(leg: Leg): Promise<{ sender: AgentEnd; receiver: AgentEnd }> {
   const { sender, receiver } = await startMove(leg);
-  const ends = await Promise.all([sender.agent.ended, receiver.agent.ended]);
-  const [sent, received] = ends;
-  if (sent.code !== 0 || received.code !== 0) {
-    throw new Error(`${sender.agent.describe()}\n${receiver.agent.describe()}`);
-  }
+  const sent = await abortable(sender.agent.ended, leg.signal);
+  if (sent.code !== 0) throw new Error(`${sender.agent.describe()}\n${receiver.agent.describe()}`);
+  const received = await receiver.agent.expectEnd(0);
   assertEquals([sent.account?.owner, received.account?.owner], ["destination", "destination"]);
   return { sender: sent, receiver: received };
 }
