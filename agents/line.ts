@@ -3,7 +3,7 @@
 // who waits to be found differs by side; this is what both have in common.
 // Specification: docs/protocol.md, "resume".
 
-import { abortable, Deadline } from "../src/base/deadline.ts";
+import { abortable, Deadline, delay } from "../src/base/deadline.ts";
 import { AgentError, toAgentError } from "../src/base/errors.ts";
 import type { ReplyBody, RequestBody, RequestName } from "../src/control/messages.ts";
 import type { Migration } from "../src/migration/migration.ts";
@@ -111,6 +111,22 @@ export class Line {
         await this.connected(signal);
       }
     }
+  }
+
+  /**
+   * The loss of `peer` that `error` comes from, when it may be found again; else null. Whoever waits for
+   * an answer over a dead link may give up before keepalive does: so that gets its time first.
+   */
+  async lossBehind(
+    error: unknown,
+    { peer, signal }: { peer: Peer; signal: AbortSignal },
+  ): Promise<AgentError | null> {
+    const { lost, peerTimeoutMs } = peer;
+    const mayBe = lost.aborted || (error instanceof AgentError && error.kind === "link");
+    if (!mayBe || !this.mayReconnect) return null;
+    await delay(peerTimeoutMs, AbortSignal.any([signal, lost])).catch(() => {}); // looked at below
+    const reason = lost.aborted ? toAgentError(lost.reason) : null;
+    return reason !== null && this.recovers(reason) ? reason : null;
   }
 
   /** Whether what failed with `error` may be tried again, because only the connection was lost. */

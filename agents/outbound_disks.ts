@@ -5,6 +5,7 @@ import type { ReplyBody, RequestBody } from "../src/control/messages.ts";
 import { MirrorSet } from "../src/guest/mirror.ts";
 import type { PskCredentials } from "../src/guest/nbd_keys.ts";
 import type { SourceGuest } from "../src/guest/source.ts";
+import type { Limits } from "./limits.ts";
 import { type NbdEnd, reachNbd } from "./nbd_transport.ts";
 
 /** A domain's processors go on while its device model connects: there is time for a slow host. */
@@ -17,8 +18,7 @@ export interface OutboundDisksOptions {
   exports: ReplyBody<"prepare">["exports"];
   asked: RequestBody<"prepare">["nbd"];
   end: NbdEnd;
-  /** Bytes per second for each disk; 0: no limit. */
-  speedBytesPerS: number;
+  limits: Limits;
   reconnectMs: number;
 }
 
@@ -36,9 +36,38 @@ export class OutboundDisks implements Disposable {
     this.#listeners = way.listeners;
   }
 
-  /** Finds the way to the receiver's NBD servers; the mirrors are started by the caller. */
-  static async reach(options: OutboundDisksOptions, signal: AbortSignal): Promise<OutboundDisks> {
-    const { guest, nbd, exports, asked, end, speedBytesPerS, reconnectMs } = options;
+  /**
+   * Starts the mirrors. Until all of them go on there is nothing worth keeping: when the connection to
+   * the receiver is lost meanwhile, and may be found again, they are ended and begin anew.
+   */
+  static async start(options: OutboundDisksOptions, signal: AbortSignal): Promise<OutboundDisks> {
+    const { limits, end: { line, migration } } = options;
+    for (;;) {
+      const peer = await line.connected(signal);
+      const untilLost = AbortSignal.any([signal, peer.lost]);
+      let disks: OutboundDisks | undefined;
+      try {
+        disks = await migration.run("reach_nbd", () => OutboundDisks.#reach(options, signal));
+        const { mirrors } = disks;
+        migration.undo.add("end the mirrors", () => mirrors.abandon());
+        await migration.run("start_mirrors", () => mirrors.start(untilLost));
+        untilLost.throwIfAborted();
+        // What somebody has set since they were made.
+        if (mirrors.speedBytesPerS !== limits.diskBandwidth) {
+          await mirrors.setSpeed(limits.diskBandwidth, signal);
+        }
+        return disks;
+      } catch (error) {
+        const reason = await line.lossBehind(error, { peer, signal });
+        if (reason === null) throw error;
+        await disks?.abandon();
+      }
+    }
+  }
+
+  /** Finds the way to the receiver's NBD servers. */
+  static async #reach(options: OutboundDisksOptions, signal: AbortSignal): Promise<OutboundDisks> {
+    const { guest, nbd, exports, asked, end, limits, reconnectMs } = options;
     const { qmp, features, params: { disks, hypervisor } } = guest;
     const way = await reachNbd(nbd, { end, exports, asked, signal });
     const mirrors = new MirrorSet(qmp, {
@@ -49,13 +78,20 @@ export class OutboundDisks implements Disposable {
         nbd: way.servers[server]!,
         export: exportName,
       })),
-      speedBytesPerS,
+      speedBytesPerS: limits.diskBandwidth,
       reconnectMs,
       connections: way.connections,
       ...(hypervisor === "xen" ? { connectTimeoutMs: DEVICE_MODEL_CONNECT_MS } : {}),
       features,
     });
     return new OutboundDisks(mirrors, way);
+  }
+
+  /** Ends everything, so that the mirrors can be started anew. */
+  async abandon(): Promise<void> {
+    await this.mirrors.abandon();
+    await this.removeKey();
+    this[Symbol.dispose]();
   }
 
   /** Makes QEMU forget the key; the mirrors have ended. */

@@ -21,6 +21,8 @@ export class Peer {
   readonly channel: ControlChannel;
   /** Aborts with the reason when this connection is of no more use. */
   readonly lost: AbortSignal;
+  /** How long the other agent may say nothing before it counts as lost. */
+  readonly peerTimeoutMs: number;
   readonly #side: Side;
   #migration: Migration | undefined;
   readonly #excess = new AbortController();
@@ -30,9 +32,11 @@ export class Peer {
     stream: ReturnType<Session["openStream"]>;
     side: Side;
     handlers?: Handlers;
+    peerTimeoutMs: number;
   }) {
     const { stream, side, handlers } = options;
     this.session = session;
+    this.peerTimeoutMs = options.peerTimeoutMs;
     this.#side = side;
     this.channel = new ControlChannel(stream, {
       side,
@@ -45,7 +49,8 @@ export class Peer {
   /** The sender's end: opens the control stream. */
   static dialled(link: ByteLink, { peerTimeoutMs }: { peerTimeoutMs: number }): Peer {
     const session = new Session(link, { role: "initiator", ...keepalive(peerTimeoutMs) });
-    return new Peer(session, { stream: session.openStream("control"), side: "source" });
+    const stream = session.openStream("control");
+    return new Peer(session, { stream, side: "source", peerTimeoutMs });
   }
 
   /** The receiver's end: waits for the control stream. Closes `link` when that fails. */
@@ -57,7 +62,7 @@ export class Peer {
     const session = new Session(link, { role: "responder", ...keepalive(peerTimeoutMs) });
     try {
       const stream = await session.acceptStream("control", signal);
-      return new Peer(session, { stream, side: "destination", handlers });
+      return new Peer(session, { stream, side: "destination", handlers, peerTimeoutMs });
     } catch (error) {
       session.close();
       throw error;

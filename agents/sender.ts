@@ -185,19 +185,15 @@ class Sender {
     const migration = this.#migration;
     const { nbd, exports } = this.#prepared;
     if (nbd === null) return; // every disk is shared, read-only or empty
-    this.#disks = await migration.run("reach_nbd", () =>
-      OutboundDisks.reach({
-        guest: this.#guest,
-        nbd,
-        exports,
-        asked: this.#transport,
-        end: this.#end(),
-        speedBytesPerS: this.#limits.diskBandwidth,
-        reconnectMs: this.#options.reconnectMs,
-      }, signal));
-    const { mirrors } = this.#disks;
-    migration.undo.add("end the mirrors", () => mirrors.abandon());
-    await migration.run("start_mirrors", () => mirrors.start(signal));
+    const { mirrors } = this.#disks = await OutboundDisks.start({
+      guest: this.#guest,
+      nbd,
+      exports,
+      asked: this.#transport,
+      end: this.#end(),
+      limits: this.#limits,
+      reconnectMs: this.#options.reconnectMs,
+    }, signal);
     migration.step(3);
     const stop = AbortSignal.any([migration.signal, this.#stopWatchingMirrors.signal]);
     const line = this.#line!;

@@ -36,7 +36,7 @@ export interface MirrorOptions {
   /** Id of the credentials (nbd_keys.ts); null for a connection that is not encrypted by QEMU. */
   tlsCreds: string | null;
   targets: readonly { disk: Disk; nbd: NbdServer; export: string }[];
-  /** Bytes per second for each disk; 0 for no limit. */
+  /** Bytes per second for each disk at first; 0 for no limit. */
   speedBytesPerS: number;
   /** Above 0 the mirrors live on when their connections are lost: `suspend` and `resume`. */
   reconnectMs: number;
@@ -69,10 +69,12 @@ export class MirrorSet implements Disposable {
   readonly #mirrors: Mirror[];
   readonly #events: EventSubscription;
   readonly #keeper: MirrorKeeper | null;
+  #speedBytesPerS: number;
 
   constructor(qmp: QmpClient, options: MirrorOptions) {
     this.#qmp = qmp;
     this.#options = options;
+    this.#speedBytesPerS = options.speedBytesPerS;
     this.#mirrors = options.targets.map(({ export: name, ...target }, index) => ({
       ...target,
       export: name,
@@ -192,14 +194,9 @@ export class MirrorSet implements Disposable {
    */
   async finish(stop: AbortSignal): Promise<void> {
     const signal = this.#unlessLost(stop);
-    const { speedBytesPerS } = this.#options;
-    await Promise.all(this.#mirrors.map(async ({ jobId }) => {
-      // The guest waits now: a limit that spared the network would only make its pause longer.
-      if (speedBytesPerS > 0) {
-        await this.#qmp.execute("block-job-set-speed", { device: jobId, speed: 0 }, { signal });
-      }
-      await this.#end(jobId, signal);
-    }));
+    // The guest waits now: a limit that spared the network would only make its pause longer.
+    if (this.#speedBytesPerS > 0) await this.setSpeed(0, signal);
+    await Promise.all(this.#mirrors.map(({ jobId }) => this.#end(jobId, signal)));
     const ending = new Set(this.#mirrors);
     while (ending.size > 0) {
       const { event, data } = await this.#events.next(signal);
@@ -214,11 +211,19 @@ export class MirrorSet implements Disposable {
     await waitForAll(this.#mirrors.map((mirror) => this.#remove(mirror, signal)));
   }
 
+  /** What each disk is limited to, in bytes per second; 0: no limit. */
+  get speedBytesPerS(): number {
+    return this.#speedBytesPerS;
+  }
+
   /** Limits each disk to so many bytes a second from now on; 0: no limit. */
   async setSpeed(bytesPerS: number, signal: AbortSignal): Promise<void> {
-    for (const { jobId: device } of this.#mirrors) {
-      await this.#qmp.execute("block-job-set-speed", { device, speed: bytesPerS }, { signal });
-    }
+    this.#speedBytesPerS = bytesPerS;
+    await Promise.all(
+      this.#mirrors.map(({ jobId: device }) =>
+        this.#qmp.execute("block-job-set-speed", { device, speed: bytesPerS }, { signal })
+      ),
+    );
   }
 
   /** Breaks the connections (mirror_traces.ts). The jobs then fail; `abandon` tidies up. */
@@ -272,7 +277,7 @@ export class MirrorSet implements Disposable {
   }
 
   async #startJob(mirror: Mirror, signal: AbortSignal): Promise<void> {
-    const { speedBytesPerS } = this.#options;
+    const speedBytesPerS = this.#speedBytesPerS;
     signal.throwIfAborted();
     await this.#qmp.execute("blockdev-mirror", {
       "job-id": mirror.jobId,

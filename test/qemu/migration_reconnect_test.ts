@@ -170,6 +170,20 @@ const CASES: Case[] = [
     ...options,
     strike: cutInRam,
   })),
+  ...["source.mirror.reach_nbd.before", "source.mirror.start_mirrors.before"].map((
+    point,
+    index,
+  ): Case => ({
+    name: `as the mirrors are started, at ${point}`,
+    send: [...SLOW_DISKS, ...index === 0 ? [] : WAYS.tunnel!.send, "--fail-at", `${point}:hold`],
+    async strike(scene, sender) {
+      await sender.waitFor("warning", ({ code }) => code === "fault_point");
+      await scene.net.cut(scene.signal);
+      sender.kill("SIGUSR1");
+      await sender.waitFor("warning", ({ code }) => code === "connection_lost");
+      await scene.net.restore(scene.signal);
+    },
+  })),
   {
     name: "twice, with the disks and with the memory",
     format: "qcow2",
