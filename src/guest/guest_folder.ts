@@ -12,6 +12,9 @@ export interface GuestFolder {
   logFile: string;
 }
 
+const PID_FILE = "qemu.pid";
+const LOG_FILE = "qemu.log";
+
 /** Longest path that fits into a unix socket's address (unix(7)). */
 const MAX_PATH_BYTES = 107;
 
@@ -25,8 +28,8 @@ export function guestFolder(
   const folder = {
     path,
     qmpPath: options.qmpPath ?? `${path}/qmp.sock`,
-    pidFile: `${path}/qemu.pid`,
-    logFile: `${path}/qemu.log`,
+    pidFile: `${path}/${PID_FILE}`,
+    logFile: `${path}/${LOG_FILE}`,
   };
   if (new TextEncoder().encode(folder.qmpPath).length > MAX_PATH_BYTES) {
     throw new AgentError(
@@ -77,6 +80,27 @@ export async function removeGuestFolder(folder: GuestFolder): Promise<void> {
     await Deno.remove(folder.path, { recursive: true });
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
+}
+
+/**
+ * The guest with that command line has left, and its QEMU has ended: removes the folder that was made for
+ * it here, if one was. Nothing goes that could be worth something: neither a log that says something
+ * nor a folder with anything else in it.
+ */
+export async function removeLeftFolder(argv: readonly string[]): Promise<void> {
+  const valueOf = (option: string) => argv[argv.lastIndexOf(option) + 1] ?? "";
+  const path = /^(\/.+)\/[^/]+$/.exec(valueOf("-pidfile"))?.[1];
+  const log = `${path}/${LOG_FILE}`;
+  if (valueOf("-pidfile") !== `${path}/${PID_FILE}` || valueOf("-D") !== log) return;
+  try {
+    if ((await Deno.stat(log)).size > 0) return;
+    await Deno.remove(log);
+    await Deno.remove(path!);
+  } catch (error) {
+    const isKept = error instanceof Deno.errors.NotFound ||
+      (error as { code?: string }).code === "ENOTEMPTY";
+    if (!isKept) throw error;
   }
 }
 

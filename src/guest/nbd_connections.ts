@@ -13,6 +13,17 @@ import {
   type TcpSocket,
 } from "../base/foreign_socket.ts";
 
+/**
+ * A client's leave before it has begun: its flags (fixed newstyle) and NBD_OPT_ABORT, without data. A server
+ * that a client leaves without a word puts an error into its log.
+ * Specification: NBD protocol, "Option haggling".
+ */
+const GOODBYE = Uint8Array.of(
+  ...[0, 0, 0, 1],
+  ...new TextEncoder().encode("IHAVEOPT"),
+  ...[0, 0, 0, 2, 0, 0, 0, 0],
+);
+
 /** What a probe of the server may take: the guest runs meanwhile, so there is no hurry. */
 const PROBE_TIMEOUT_MS = 5000;
 
@@ -79,7 +90,7 @@ export function joinConnections(parts: readonly NbdConnections[]): NbdConnection
 }
 
 /**
- * Connects to the server once, from this process, before QEMU does: an address that cannot be reached
+ * Connects to the server once, from this process, before QEMU does, and leaves: an address that cannot be reached
  * must cost the guest nothing. Gives the address in numbers, which QEMU is to be told then.
  * @throws AgentError `nbd_unreachable`; safe to cancel
  */
@@ -91,7 +102,9 @@ export async function probeNbd(
   const attempt = new AbortController(); // the signal given to Deno.connect must not outlive it
   const connecting = Deno.connect({ hostname: host, port, signal: attempt.signal });
   try {
-    using conn = await abortable(connecting, AbortSignal.any([signal, limit]));
+    const both = AbortSignal.any([signal, limit]);
+    using conn = await abortable(connecting, both);
+    await abortable(leave(conn), both);
     return conn.remoteAddr.hostname;
   } catch (error) {
     connecting.then((late) => late.close(), () => {});
@@ -102,6 +115,13 @@ export async function probeNbd(
       : describeError(error);
     throw nbdUnreachable(`at ${quote(host)}, port ${port}: ${why}`, error);
   }
+}
+
+/** Until the server has closed the connection, whatever it says. */
+async function leave(conn: Deno.Conn): Promise<void> {
+  for (let left = GOODBYE; left.length > 0;) left = left.subarray(await conn.write(left));
+  const ignored = new Uint8Array(64);
+  while (await conn.read(ignored) !== null);
 }
 
 /**

@@ -10,6 +10,7 @@ import { GuestEvents, type GuestWarning } from "./guest_events.ts";
 import { type InspectedGuest, inspectGuest } from "./inspect.ts";
 import type { GuestParams } from "./params.ts";
 import { findSocketOwner } from "./process.ts";
+import { removeLeftFolder } from "./guest_folder.ts";
 import { quitQemu } from "./quit.ts";
 import { OutgoingMigration, type RamLimits, type RamOptions, type RamProgress } from "./ram.ts";
 
@@ -132,6 +133,7 @@ export class QemuSource implements SourceGuest {
   async quit(signal: AbortSignal): Promise<void> {
     this.#events[Symbol.dispose]();
     await quitQemu(this.qmp, { pid: this.process.pid, signal });
+    if (this.params.hypervisor === "qemu") await removeLeftFolder(this.params.qemu.argv);
   }
 
   async close(): Promise<void> {

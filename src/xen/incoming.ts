@@ -1,11 +1,13 @@
 // A Xen domain on its way in: stands between the socket that carries the other host's bytes and
 // `xl migrate-receive`. Puts this host's configuration in the place of the sender's, keeps libxl's END
 // back until nobody else has the images, and says "cleared to unpause" itself when the agents have
-// decided so. Specification: docs/xen.md, "The conversation".
+// decided so, unless the domain's device model has ended since it was loaded.
+// Specification: docs/xen.md, "The conversation".
 
 import { abortable } from "../base/deadline.ts";
-import { AgentError, toAgentError } from "../base/errors.ts";
+import { AgentError, describeError, quote, toAgentError } from "../base/errors.ts";
 import type { RegisterUndo } from "../guest/destination.ts";
+import { QmpClient } from "../qmp/client.ts";
 import {
   BANNER,
   type ByteSource,
@@ -17,13 +19,16 @@ import {
   REPORT,
   writeAll,
 } from "./conversation.ts";
+import { freeSocket } from "./domain.ts";
 import { setPaused } from "./recovery.ts";
 import { makeHeader, MigrationStream } from "./stream/migration_stream.ts";
-import { destroyDomain, findByUuid } from "./xl.ts";
+import { destroyDomain, type DomainName, findByUuid } from "./xl.ts";
 import { xlFailure, XlProcess } from "./xl_process.ts";
 
 const CHUNK_BYTES = 1 << 18;
 const XL_END_TIMEOUT_MS = 60_000;
+/** More than a pipe holds: once so much has gone to xl, it reads the memory, and the domain is there. */
+const SURELY_MADE_BYTES = 2 ** 20;
 
 export interface XenIncomingOptions {
   uuid: string;
@@ -45,6 +50,10 @@ export class XenIncoming implements Disposable {
   #xl: XlProcess | undefined;
   #toXl: WritableStreamDefaultWriter<Uint8Array> | undefined;
   #fromXl: ByteSource | undefined;
+  /** Looked up while the guest still runs at the source. */
+  #domain: Promise<DomainName | null> | undefined;
+  /** Of the domain that has been loaded. */
+  #deviceModel: QmpClient | undefined;
   #ending = false;
 
   constructor(options: XenIncomingOptions) {
@@ -52,7 +61,7 @@ export class XenIncoming implements Disposable {
     this.#loaded.promise.catch(() => {}); // `waitLoaded` awaits it
   }
 
-  /** Aborts when xl has ended too early, or what came for it was wrong. */
+  /** Aborts when xl or the device model has ended too early, or what came for xl was wrong. */
   get failed(): AbortSignal {
     return this.#failed.signal;
   }
@@ -82,7 +91,10 @@ export class XenIncoming implements Disposable {
     this.#relay(listener).catch((error) => this.#fail(error));
   }
 
-  /** Waits until everything has been loaded. @throws AgentError `xl_ended`, `xl_conversation` */
+  /**
+   * Waits until everything has been loaded, and its device model answers.
+   * @throws AgentError `xl_ended`, `xl_conversation`, `device_model_ended`
+   */
   async waitLoaded(signal: AbortSignal): Promise<void> {
     await abortable(this.#loaded.promise, AbortSignal.any([signal, this.#failed.signal]));
   }
@@ -105,9 +117,10 @@ export class XenIncoming implements Disposable {
       throw new AgentError("xl_refused", message, { side: "destination" });
     }
     if (run !== this.#options.running) {
-      const domain = await this.#findDomain();
+      const domain = await findByUuid(this.#options.uuid);
       if (domain) await setPaused(domain.domid, !run);
     }
+    await this.#deviceModel?.close();
     return resumedAt;
   }
 
@@ -123,7 +136,8 @@ export class XenIncoming implements Disposable {
       await this.#toXl?.abort().catch(() => {}); // nobody reads: closed all the same
       await xl.waitHelper(XL_END_TIMEOUT_MS);
     }
-    const domain = await this.#findDomain();
+    await this.#deviceModel?.close();
+    const domain = await findByUuid(this.#options.uuid);
     if (domain) await destroyDomain(domain.domid);
   }
 
@@ -156,23 +170,51 @@ export class XenIncoming implements Disposable {
         if (kind === "end") await this.#options.imagesFree();
         await this.#write(kind === "header" ? makeHeader(this.#options.config) : bytes);
       }
+      if (stream.progress.pageBytes > SURELY_MADE_BYTES) this.#domain ??= this.#lookUp();
     }
   }
 
   async #back(conn: Deno.UnixConn): Promise<void> {
     for (const message of [BANNER, READY]) {
       await readMessage(this.#fromXl!, message);
-      if (message === READY) this.#loaded.resolve();
       await writeAll(conn, message);
     }
+    await this.#watchDeviceModel();
+    this.#loaded.resolve();
+  }
+
+  /**
+   * xl does not look at the device model again before it says that the domain runs. This connection,
+   * which nobody else needs meanwhile, tells of its end until then.
+   */
+  async #watchDeviceModel(): Promise<void> {
+    const { name } = this.#options;
+    const fail = (cause: unknown) => {
+      const text =
+        `The device model of domain ${quote(name)}, which has been loaded, does not live: ` +
+        describeError(cause);
+      this.#fail(new AgentError("device_model_ended", text, { side: "destination", cause }));
+    };
+    try {
+      const domain = await this.#domain ?? await findByUuid(this.#options.uuid);
+      if (!domain) throw new Error("the domain is gone");
+      const path = freeSocket(domain.domid);
+      const qmp = this.#deviceModel = await QmpClient.connect(path, {
+        signal: this.#failed.signal,
+      });
+      qmp.ended.addEventListener("abort", () => fail(qmp.ended.reason), { once: true });
+    } catch (error) {
+      fail(error);
+    }
+  }
+
+  /** Null when it cannot be found yet. */
+  async #lookUp(): Promise<DomainName | null> {
+    return await findByUuid(this.#options.uuid).catch(() => null); // looked for again when it is needed
   }
 
   async #write(bytes: Uint8Array): Promise<void> {
     await this.#toXl!.write(bytes);
-  }
-
-  async #findDomain() {
-    return await findByUuid(this.#options.uuid);
   }
 
   #fail(error: unknown): void {

@@ -2,7 +2,7 @@
 // domain's device model, which could export them, starts only after the memory has arrived. Knows
 // nothing of the agents' connection. Specification: qemu-nbd(8); docs/xen.md, "Disks".
 
-import { abortable, delay } from "../base/deadline.ts";
+import { abortable, Deadline, delay } from "../base/deadline.ts";
 import { AgentError, quote } from "../base/errors.ts";
 import type { RegisterUndo, TargetDisk } from "../guest/destination.ts";
 import { candidatePorts, type NbdListen } from "../guest/exports.ts";
@@ -12,6 +12,8 @@ import type { PrivateFolder } from "../guest/private_folder.ts";
 import { openFiles } from "../guest/proc.ts";
 
 const START_TIMEOUT_MS = 30_000;
+/** For a server to write what it holds; the guest may stand still meanwhile. */
+const STOP_TIMEOUT_MS = 20_000;
 const LOOK_AGAIN_MS = 10;
 const MAX_STDERR_CHARS = 1000;
 
@@ -80,7 +82,8 @@ export class NbdServers {
     signal: AbortSignal;
   }): Promise<NbdExport[]> {
     const { key, onEffect, signal } = options;
-    await onEffect("end the NBD servers", () => this.stop());
+    // What a server held is of no interest then.
+    await onEffect("end the NBD servers", async () => void await this.#end());
     if (this.#stopping) this.#stopped = Promise.withResolvers();
     this.#stopping = false;
     if (key !== null && !this.#hasKey) {
@@ -101,13 +104,33 @@ export class NbdServers {
     await flushImages(this.#targets.map(({ path }) => path!), signal);
   }
 
-  /** Ends every server, which writes what it holds; can be called twice. */
+  /**
+   * Ends every server, which writes what it holds; can be called twice.
+   * @throws AgentError `nbd_server_hangs` when one had to be killed: its image may lack something
+   */
   async stop(): Promise<void> {
-    this.#stopping = true;
-    for (const { child } of this.#servers) terminate(child);
-    await Promise.all(this.#servers.map(({ ended }) => ended));
-    this.#servers.length = 0;
+    const killed = await this.#end();
+    if (killed.length > 0) throw serverHangs(killed);
     this.#stopped.resolve();
+  }
+
+  /** Gives the disks of which the servers were killed, because they did not end when they were told to. */
+  async #end(): Promise<string[]> {
+    this.#stopping = true;
+    const killed = await Promise.all(this.#servers.map(async ({ target, child, ended }) => {
+      terminate(child);
+      using limit = new Deadline(STOP_TIMEOUT_MS, () => serverHangs([target.disk.name]));
+      try {
+        await abortable(ended, limit.signal);
+        return [];
+      } catch {
+        terminate(child, "SIGKILL");
+        await ended;
+        return [target.disk.name];
+      }
+    }));
+    this.#servers.length = 0;
+    return killed.flat();
   }
 
   async #startOne(
@@ -245,12 +268,21 @@ async function isListening(pid: number): Promise<boolean> {
   return false;
 }
 
-function terminate(child: Deno.ChildProcess): void {
+function terminate(child: Deno.ChildProcess, signo: "SIGTERM" | "SIGKILL" = "SIGTERM"): void {
   try {
-    child.kill("SIGTERM");
+    child.kill(signo);
   } catch (error) {
     if (!(error instanceof TypeError)) throw error; // it has ended already
   }
+}
+
+function serverHangs(disks: readonly string[]): AgentError {
+  return new AgentError(
+    "nbd_server_hangs",
+    `The NBD server of disk ${disks.map((name) => quote(name)).join(", ")} did not end within ` +
+      `${STOP_TIMEOUT_MS / 1000} s, and was killed: its image may lack what it still held`,
+    { side: "destination", hint: "look at the storage of the destination" },
+  );
 }
 
 function serverFailure({ disk }: TargetDisk, why: string): AgentError {

@@ -1,8 +1,8 @@
 // The memory of a Xen domain on its way out: stands between `xl migrate` and the socket that carries
 // its bytes to the other host, and between libxl and the device model. Two things are held back:
-// - libxl's way to the device model, from the first page on, until the mirrors have ended. libxl would
-//   make the images inactive as soon as the domain is suspended, and a mirror that has something left
-//   then aborts the device model, and the guest is lost (seen with QEMU 7.2).
+// - libxl's way to the device model, from the first page on, until the mirrors have ended, if there are
+//   any. libxl would make the images inactive as soon as the domain is suspended, and a mirror that has
+//   something left then aborts the device model, and the guest is lost (seen with QEMU 7.2).
 // - xl's "cleared to unpause", for ever: who owns the guest is decided by the agents, not by xl.
 // Specification: docs/xen.md, "The switchover".
 
@@ -46,7 +46,10 @@ export interface XenOutgoingOptions {
 export class XenOutgoing implements Outgoing {
   readonly #options: XenOutgoingOptions;
   readonly #failed = new AbortController();
-  readonly #holding = Promise.withResolvers<void>();
+  /** The first pages have come, and the device model is held if it has to be. */
+  readonly #begun = Promise.withResolvers<void>();
+  /** What only comes from a domain that is suspended. */
+  readonly #suspended = Promise.withResolvers<void>();
   readonly #asked = Promise.withResolvers<void>();
   readonly #pacer = new Pacer();
   readonly #stream = new MigrationStream();
@@ -56,6 +59,10 @@ export class XenOutgoing implements Outgoing {
   /** To the program that holds the device model. */
   #guard: Deno.UnixConn | undefined;
   #holds = false;
+  /** Ends what looks at the domain meanwhile. */
+  readonly #over = new AbortController();
+  /** In what state the domain was suspended, and whether the mirrors have seen all that it wrote. */
+  #checked: Promise<void> = Promise.resolve();
   #startedMs = 0;
   #sentBytes = 0;
   /** Since when nothing has come from xl; Infinity while what has come is passed on. */
@@ -66,17 +73,27 @@ export class XenOutgoing implements Outgoing {
 
   constructor(options: XenOutgoingOptions) {
     this.#options = options;
-    this.#holding.promise.catch(() => {});
+    this.#begun.promise.catch(() => {});
     this.#asked.promise.catch(() => {});
   }
 
   /** The limit on the memory's rate; the other settings are QEMU's and mean nothing to xl. */
-  configure(options: RamOptions): Promise<void> {
-    return this.adjust(options);
+  configure({ bandwidthBytesPerS }: RamOptions): Promise<void> {
+    if (bandwidthBytesPerS !== null) this.#pacer.setRate(bandwidthBytesPerS);
+    return Promise.resolve();
   }
 
-  /** Changes the limit while it goes on. */
-  adjust({ bandwidthBytesPerS }: Pick<RamLimits, "bandwidthBytesPerS">): Promise<void> {
+  /** Changes the limit while it goes on. @throws AgentError `no_downtime_limit` (kind refused) */
+  adjust({ bandwidthBytesPerS, downtimeLimitMs }: RamLimits): Promise<void> {
+    if (downtimeLimitMs !== null) {
+      return Promise.reject(
+        new AgentError(
+          "no_downtime_limit",
+          "The pause of a Xen domain cannot be limited: libxl decides when it suspends the domain",
+          { kind: "refused", side: "source", hint: "leave --downtime-limit out" },
+        ),
+      );
+    }
     if (bandwidthBytesPerS !== null) this.#pacer.setRate(bandwidthBytesPerS);
     return Promise.resolve();
   }
@@ -121,25 +138,27 @@ export class XenOutgoing implements Outgoing {
   }
 
   /**
-   * Waits until xl has suspended the domain. The device model is stopped then, and libxl waits for it.
-   * Gives the time at which that was seen (ms since the epoch).
-   * @throws AgentError `xl_ended`, `guest_stopped`, `domain_not_suspended`, `disk_backend_changed`
+   * Waits until xl has suspended the domain. Where disks are mirrored the device model is stopped then,
+   * and libxl waits for it. Gives the time at which that was seen (ms since the epoch).
+   * @throws AgentError `xl_ended`, `guest_stopped`, `domain_not_suspended`
    */
   async waitStopped(options: {
     report: (progress: RamProgress) => void;
     signal: AbortSignal;
   }): Promise<number> {
-    const { domain, qmp, uses, onSuspended } = this.#options;
+    const { qmp, uses } = this.#options;
     const over = new AbortController();
     const signal = AbortSignal.any([options.signal, this.#failed.signal, over.signal]);
     const reporting = this.#reportProgress(options.report, signal);
     try {
-      await abortable(this.#holding.promise, signal);
-      const state = await watchDomains(() => this.#lookSuspended(signal), signal);
+      await abortable(this.#begun.promise, signal);
+      const looking = this.#watchSuspended();
+      this.#checked = this.#check(looking);
+      this.#checked.catch(() => {}); // `finish` awaits it
+      // The stream says the same sooner, unless libxl waits for the device model.
+      await abortable(Promise.race([looking, this.#suspended.promise]), signal);
       const stoppedAtMs = Date.now();
-      await qmp.execute("stop", {}, { signal });
-      checkUnchanged(uses, uses.length > 0 ? await readBackends(domain.domid, signal) : []);
-      onSuspended(state);
+      if (uses.length > 0) await qmp.execute("stop", {}, { signal });
       return stoppedAtMs;
     } finally {
       over.abort();
@@ -150,11 +169,12 @@ export class XenOutgoing implements Outgoing {
   /**
    * The mirrors have ended: lets libxl have the device model, and waits until xl asks the destination
    * to run the guest, which stays with us.
+   * @throws AgentError `guest_stopped`, `disk_backend_changed`
    */
   async finish(signal: AbortSignal): Promise<RamProgress> {
     const stop = AbortSignal.any([signal, this.#failed.signal]);
-    await releaseHold(this.#guard!, stop);
-    await abortable(this.#asked.promise, stop);
+    if (this.#holds) await releaseHold(this.#guard!, stop);
+    await abortable(Promise.all([this.#asked.promise, this.#checked]), stop);
     return this.#progress();
   }
 
@@ -181,9 +201,10 @@ export class XenOutgoing implements Outgoing {
     } else this.#close();
     await xl.waitEnd(XL_END_TIMEOUT_MS);
     this.#close();
-    const { domain, pipe } = this.#options;
+    const { domain, pipe, qmp } = this.#options;
     // Its vCPUs stay paused when an operator has paused it; suspended it is of no use to anybody.
-    await recoverDomain(domain, { pipe, run: true });
+    // Nor would it be without its device model, and libxl cannot let it run on.
+    await recoverDomain(domain, { pipe, run: !qmp.ended.aborted });
   }
 
   [Symbol.dispose](): void {
@@ -207,8 +228,10 @@ export class XenOutgoing implements Outgoing {
           this.#sentBytes += bytes.length;
         }
       }
+      const { progress } = this.#stream;
       // xl cannot suspend the domain before this is read on, so the hold is always in time.
-      if (this.#stream.progress.passes > 0 && !this.#holds) await this.#takeHold();
+      if (progress.passes > 0) await this.#begin();
+      if (progress.isSuspended) this.#suspended.resolve();
       await this.#pacer.pace(count, this.#failed.signal);
     }
   }
@@ -221,11 +244,26 @@ export class XenOutgoing implements Outgoing {
     }
   }
 
-  async #takeHold(): Promise<void> {
-    const path = libxlSocket(this.#options.domain.domid);
-    await takeHold(this.#guard!, { path, signal: this.#failed.signal });
-    this.#holds = true;
-    this.#holding.resolve();
+  /** The memory has begun to come. */
+  async #begin(): Promise<void> {
+    const { domain: { domid }, uses } = this.#options;
+    if (uses.length > 0 && !this.#holds) {
+      await takeHold(this.#guard!, { path: libxlSocket(domid), signal: this.#failed.signal });
+      this.#holds = true;
+    }
+    this.#begun.resolve();
+  }
+
+  #watchSuspended(): Promise<DomainState> {
+    const signal = AbortSignal.any([this.#failed.signal, this.#over.signal]);
+    return watchDomains(() => this.#lookSuspended(signal), signal);
+  }
+
+  /** While the mirrors end and the rest is sent: programs that take their time tell it. */
+  async #check(looking: Promise<DomainState>): Promise<void> {
+    const { domain, uses, onSuspended } = this.#options;
+    onSuspended(await looking);
+    if (uses.length > 0) checkUnchanged(uses, await readBackends(domain.domid, this.#over.signal));
   }
 
   async #lookSuspended(signal: AbortSignal): Promise<DomainState | null> {
@@ -286,11 +324,12 @@ export class XenOutgoing implements Outgoing {
     if (this.#ending) return;
     const failure = toAgentError(error, { side: "source" });
     this.#failed.abort(failure);
-    this.#holding.reject(failure);
+    this.#begun.reject(failure);
     this.#asked.reject(failure);
   }
 
   #close(): void {
+    this.#over.abort();
     for (const conn of [this.#conn, this.#network, this.#guard]) {
       try {
         conn?.close();

@@ -32,7 +32,8 @@ export async function settleXen(
   if (remain.kind === "xen_domain") return await endDomain(remain, options);
   const { uuid, name, qmp, process, should_run } = remain;
   // First the mirrors: the domain's resume goes through its device model.
-  if (await isSameProcess(process)) {
+  const lives = await isSameProcess(process);
+  if (lives) {
     await settleSource(
       // xl stops and continues the device model itself; QEMU's own migration is not used.
       { kind: "source_qemu", qmp, process, should_run: false, settings: null },
@@ -41,13 +42,20 @@ export async function settleXen(
   }
   if (!mayRun) return;
   await waitForXl(uuid, signal);
-  if (!await recoverDomain({ uuid, name }, { pipe, run: true })) {
+  if (!await recoverDomain({ uuid, name }, { pipe, run: lives })) {
     throw new AgentError(
       "domain_gone",
       `There is no domain ${quote(name)} (UUID ${uuid}) any more`,
     );
   }
-  log(`domain ${quote(name)} goes on${should_run ? "" : ", paused"}`);
+  log(
+    lives
+      ? `domain ${quote(name)} goes on${should_run ? "" : ", paused"}`
+      : `the device model of domain ${
+        quote(name)
+      } (process ${process.pid}) has ended, and its disks ` +
+        `with it: unless it was started anew since, end it with xl destroy`,
+  );
 }
 
 /** Ends the domain with that UUID on this host, whatever it is called; there may be none. */

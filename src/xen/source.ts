@@ -1,5 +1,6 @@
 // A Xen domain as the source's story sees a guest: inspected, sent, let run on, or ended.
 
+import { AgentError, quote } from "../base/errors.ts";
 import { identifyProcess, type ProcessIdentity } from "../base/process_identity.ts";
 import type { Remain } from "../base/remains.ts";
 import type { DiskChoice } from "../guest/disks.ts";
@@ -15,6 +16,7 @@ export class XenSource implements SourceGuest {
   readonly process: ProcessIdentity;
   readonly #inspected: InspectedDomain;
   readonly #pipe: PipeCommand;
+  readonly #failure = new AbortController();
   #shouldRun: boolean;
   #outgoing: XenOutgoing | undefined;
 
@@ -26,6 +28,7 @@ export class XenSource implements SourceGuest {
     this.process = process;
     this.#pipe = pipe;
     this.#shouldRun = inspected.params.running;
+    inspected.qmp.ended.addEventListener("abort", () => this.#fail(), { once: true });
   }
 
   /**
@@ -61,7 +64,7 @@ export class XenSource implements SourceGuest {
 
   /** Aborts when the device model is gone. */
   get failed(): AbortSignal {
-    return this.#inspected.qmp.ended;
+    return this.#failure.signal;
   }
 
   get shouldRun(): boolean {
@@ -94,7 +97,9 @@ export class XenSource implements SourceGuest {
 
   /** Lets the guest run on under its own name if it is meant to and does not. */
   async restore(): Promise<void> {
-    await recoverDomain(this.#inspected.domain, { pipe: this.#pipe, run: true });
+    const lives = !this.qmp.ended.aborted;
+    await recoverDomain(this.#inspected.domain, { pipe: this.#pipe, run: lives });
+    this.#shouldRun &&= lives; // nothing could let it run on
   }
 
   /** The guest runs elsewhere: ends it here. */
@@ -105,5 +110,21 @@ export class XenSource implements SourceGuest {
   async close(): Promise<void> {
     this.#outgoing?.[Symbol.dispose]();
     await this.#inspected.qmp.close();
+  }
+
+  #fail(): void {
+    const { domain: { domid, name }, qmp } = this.#inspected;
+    this.#failure.abort(
+      new AgentError(
+        "source_qemu_ended",
+        `The device model of domain ${quote(name)} (process ${this.process.pid}) has ended: the ` +
+          `guest has lost its disks and all other devices`,
+        {
+          side: "source",
+          cause: qmp.ended.reason,
+          hint: `end the domain and start it anew: xl destroy ${domid}; its disks are here`,
+        },
+      ),
+    );
   }
 }

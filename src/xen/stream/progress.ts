@@ -27,6 +27,11 @@ export class Progress {
     return this.#passes;
   }
 
+  /** Something has come that libxc writes of a suspended domain only. */
+  get isSuspended(): boolean {
+    return this.#records.has("libxc X86_TSC_INFO") || this.#records.has("libxc HVM_CONTEXT");
+  }
+
   /**
    * Bytes of pages with contents. Less than the stream has: libxc also names each page of the address
    * space that is not there (8 bytes each, 8 MiB for the smallest guest).

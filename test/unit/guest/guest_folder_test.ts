@@ -6,6 +6,7 @@ import {
   readPidFile,
   refuseLivingGuest,
   removeGuestFolder,
+  removeLeftFolder,
 } from "../../../src/guest/guest_folder.ts";
 import { TempDir } from "../../lib/temp.ts";
 
@@ -61,4 +62,27 @@ Deno.test("a pid file that is missing, empty or nonsense names no process", asyn
     await Deno.writeTextFile(path, text);
     assertEquals(await readPidFile(path), null, text);
   }
+});
+
+Deno.test("the folder of a guest that has left goes, unless something in it is worth keeping", async () => {
+  await using temp = await TempDir.create();
+  const folder = guestFolder("g", { runDir: temp.file("run"), qmpPath: null });
+  const argv = ["-m", "64", "-D", folder.logFile, "-d", "page", "-pidfile", folder.pidFile, "-S"];
+  const isThereAfter = async (command: readonly string[], files: Record<string, string>) => {
+    await makeGuestFolder(folder);
+    for (const [name, text] of Object.entries(files)) {
+      await Deno.writeTextFile(`${folder.path}/${name}`, text);
+    }
+    await removeLeftFolder(command);
+    return [...Deno.readDirSync(temp.file("run"))].length > 0;
+  };
+  const empty = { "qemu.log": "" };
+  assertEquals(await isThereAfter(argv, empty), false);
+  await removeLeftFolder(argv); // it may be gone
+  assertEquals(await isThereAfter(argv, { "qemu.log": "an error" }), true);
+  assertEquals(await isThereAfter(argv, { ...empty, "disk.raw": "" }), true);
+  // Somebody else's QEMU, with names of its own.
+  assertEquals(await isThereAfter([], empty), true);
+  assertEquals(await isThereAfter(["-pidfile", folder.pidFile], empty), true);
+  assertEquals(await isThereAfter(["-D", folder.logFile, "-pidfile", "qemu.pid"], empty), true);
 });
