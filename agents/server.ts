@@ -2,7 +2,7 @@
 // first; with --serve when it is told to.
 
 import { Deadline, delay } from "../src/base/deadline.ts";
-import { AgentError, toAgentError } from "../src/base/errors.ts";
+import { AgentError, describeError, quote, toAgentError } from "../src/base/errors.ts";
 import type { ReceiveOptions } from "../src/cli/receive_command.ts";
 import { AdoptHost } from "../src/guest/adopt.ts";
 import { QEMU_DATA_FOLDERS } from "../src/guest/command_line/policy.ts";
@@ -47,7 +47,7 @@ export async function serve(
   options: ReceiveOptions,
   { emit, cancel, log, showTicket }: ServerOptions,
 ): Promise<AccountEvent | null> {
-  await Deno.mkdir(options.runDir, { recursive: true, mode: 0o700 });
+  await makeRunFolder(options.runDir);
   const state = await StateFolder.open(options.stateDir);
   const onceId = options.serve ? null : crypto.randomUUID();
   using door = await openDoor(options, { migrationId: onceId, signal: cancel });
@@ -163,6 +163,18 @@ export async function serve(
     );
   }
   return account;
+}
+
+async function makeRunFolder(path: string): Promise<void> {
+  try {
+    await Deno.mkdir(path, { recursive: true, mode: 0o700 });
+  } catch (cause) {
+    throw new AgentError(
+      "run_folder_unusable",
+      `Cannot use the run folder ${quote(path)}: ${describeError(cause)}`,
+      { kind: "refused", hint: "Name a folder of this user by --run-dir.", cause },
+    );
+  }
 }
 
 /** The NBD server listens where the sender has reached this agent, unless told otherwise. */

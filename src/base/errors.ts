@@ -58,7 +58,10 @@ export class AgentError extends Error {
   }
 }
 
-/** The error that an `unknown` thrown value is: itself if it is ours, else wrapped as a defect. */
+/**
+ * The error that an `unknown` thrown value is: itself if it is ours, `system_error` if the system refused
+ * something that nobody had thought of, else a defect of this program.
+ */
 export function toAgentError(error: unknown, fallback: AgentErrorOptions = {}): AgentError {
   if (error instanceof AgentError) {
     error.side ??= fallback.side;
@@ -66,7 +69,14 @@ export function toAgentError(error: unknown, fallback: AgentErrorOptions = {}): 
     return error;
   }
   const message = describeError(error);
-  return new AgentError("internal_error", message, { kind: "internal", ...fallback, cause: error });
+  return isSystemError(error)
+    ? new AgentError("system_error", message, { kind: "failed", ...fallback, cause: error })
+    : new AgentError("internal_error", message, { kind: "internal", ...fallback, cause: error });
+}
+
+/** A call of the system's failed: no space, no permission, no such file, ... (errno(3)). */
+function isSystemError(error: unknown): boolean {
+  return error instanceof Error && /^E[A-Z0-9]+$/.test(String((error as { code?: unknown }).code));
 }
 
 /** One line for any thrown value. */

@@ -90,8 +90,8 @@ export function joinConnections(parts: readonly NbdConnections[]): NbdConnection
 }
 
 /**
- * Connects to the server once, from this process, before QEMU does, and leaves: an address that cannot be reached
- * must cost the guest nothing. Gives the address in numbers, which QEMU is to be told then.
+ * Connects to the server and leaves again, from this process, before QEMU comes: an address that cannot be
+ * reached must cost the guest nothing. Gives the address in numbers, which QEMU is to be told then.
  * @throws AgentError `nbd_unreachable`; safe to cancel
  */
 export async function probeNbd(
@@ -99,22 +99,30 @@ export async function probeNbd(
   signal: AbortSignal,
 ): Promise<string> {
   const limit = AbortSignal.timeout(PROBE_TIMEOUT_MS);
+  const both = AbortSignal.any([signal, limit]);
   const attempt = new AbortController(); // the signal given to Deno.connect must not outlive it
   const connecting = Deno.connect({ hostname: host, port, signal: attempt.signal });
-  try {
-    const both = AbortSignal.any([signal, limit]);
-    using conn = await abortable(connecting, both);
-    await abortable(leave(conn), both);
-    return conn.remoteAddr.hostname;
-  } catch (error) {
-    connecting.then((late) => late.close(), () => {});
-    attempt.abort();
+  const unreachable = (error: unknown) => {
     signal.throwIfAborted();
     const why = limit.aborted
       ? `no answer within ${PROBE_TIMEOUT_MS / 1000} seconds`
       : describeError(error);
-    throw nbdUnreachable(`at ${quote(host)}, port ${port}: ${why}`, error);
+    return nbdUnreachable(`at ${quote(host)}, port ${port}: ${why}`, error);
+  };
+  try {
+    await abortable(connecting, both);
+  } catch (error) {
+    connecting.then((late) => late.close(), () => {});
+    attempt.abort();
+    throw unreachable(error);
   }
+  using conn = await connecting;
+  try {
+    await abortable(leave(conn), both);
+  } catch (error) {
+    if (both.aborted) throw unreachable(error); // else it was there, however it takes its leave
+  }
+  return conn.remoteAddr.hostname;
 }
 
 /** Until the server has closed the connection, whatever it says. */

@@ -1,8 +1,9 @@
 // The QEMU process behind a QMP socket: who it is and how it was started. Reads /proc only (proc(5),
-// unix(7)); knows nothing of QMP or of what the arguments mean.
+// unix(7)); speaks no QMP and does not know what the arguments mean.
 
 import { AgentError, quote } from "../base/errors.ts";
 import { realPathOrNull } from "./image_files.ts";
+import { qmpUnreachable } from "../qmp/client.ts";
 import { findProcesses, openFiles } from "./proc.ts";
 
 export interface QemuProcess {
@@ -19,13 +20,15 @@ export interface QemuProcess {
 
 /**
  * The process that listens on the unix socket `path`.
- * @throws AgentError `qemu_process_unknown` (kind refused) when it cannot be told for certain
+ * @throws AgentError (kind refused) `qmp_unreachable` when there is none, `qemu_process_unknown` when it
+ *   cannot be told for certain
  */
 export async function findSocketOwner(path: string): Promise<number> {
-  const absolute = await Deno.realPath(path);
+  const absolute = await realSocketPath(path);
   const inodes = await listeningInodes(absolute);
   const pids = inodes.size === 0 ? [] : await pidsWithSockets(inodes);
   if (pids.length === 1) return pids[0]!;
+  if (pids.length === 0) await checkListener(path);
   throw new AgentError(
     "qemu_process_unknown",
     pids.length === 0
@@ -33,6 +36,23 @@ export async function findSocketOwner(path: string): Promise<number> {
       : `Several processes may be the one that listens on ${quote(path)}: ${pids.join(", ")}`,
     { kind: "refused", hint: "name it with --qemu-pid" },
   );
+}
+
+async function realSocketPath(path: string): Promise<string> {
+  try {
+    return await Deno.realPath(path);
+  } catch (error) {
+    throw qmpUnreachable(path, error);
+  }
+}
+
+/** Whoever listens may do so in another network namespace, whose sockets are not to be seen here. */
+async function checkListener(path: string): Promise<void> {
+  try {
+    (await Deno.connect({ transport: "unix", path })).close();
+  } catch (error) {
+    throw qmpUnreachable(path, error);
+  }
 }
 
 /** What /proc says of a QEMU process. @throws AgentError `qemu_process_unknown` (kind refused) */

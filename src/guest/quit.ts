@@ -6,7 +6,7 @@ import { waitForExit } from "./proc.ts";
 
 const EXIT_TIMEOUT_MS = 10_000;
 
-/** `quit`, and the wait for its process's end. @throws AgentError `qemu_survives` */
+/** `quit`, and the wait for its process's end; `qmp` has ended then. @throws AgentError `qemu_survives` */
 export async function quitQemu(
   qmp: QmpClient,
   options: { pid: number; signal: AbortSignal },
@@ -18,6 +18,6 @@ export async function quitQemu(
     if (error instanceof QmpCommandError || options.signal.aborted) throw error;
   }
   const { pid, signal } = options;
-  if (await waitForExit(pid, { timeoutMs: EXIT_TIMEOUT_MS, signal })) return;
+  if (await waitForExit(pid, { timeoutMs: EXIT_TIMEOUT_MS, signal })) return await qmp.close();
   throw new AgentError("qemu_survives", `QEMU (process ${pid}) is still there after 'quit'`);
 }

@@ -73,16 +73,7 @@ export class QmpClient implements AsyncDisposable {
     try {
       conn = await Deno.connect({ transport: "unix", path });
     } catch (error) {
-      throw new AgentError(
-        "qmp_unreachable",
-        `Cannot connect to the QMP socket ${quote(path)}: ${describeError(error)}`,
-        {
-          kind: "refused",
-          cause: error,
-          hint:
-            "QEMU needs an option such as '-qmp unix:PATH,server=on,wait=off', and must be running",
-        },
-      );
+      throw qmpUnreachable(path, error);
     }
     return await QmpClient.open(path, conn, options);
   }
@@ -249,6 +240,19 @@ export class QmpClient implements AsyncDisposable {
     this.#pending.clear();
     for (const listener of this.#listeners) listener.fail(error);
   }
+}
+
+/** Why nobody can be spoken to at the socket `path`. */
+export function qmpUnreachable(path: string, cause: unknown): AgentError {
+  return new AgentError(
+    "qmp_unreachable",
+    `Cannot connect to the QMP socket ${quote(path)}: ${describeError(cause)}`,
+    {
+      kind: "refused",
+      cause,
+      hint: "QEMU needs an option such as '-qmp unix:PATH,server=on,wait=off', and must be running",
+    },
+  );
 }
 
 function eventTime(timestamp: unknown): number {

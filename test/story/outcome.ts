@@ -86,7 +86,9 @@ function checkAccount(account: AccountEvent, whose: string): void {
   assert(error !== null, `the ${whose} says why it is ${outcome}`);
   assert(error.side !== null, `the ${whose} names the side: ${error.message}`);
   assert(error.phase !== null, `the ${whose} names the phase: ${error.message}`);
-  assert(error.code !== "internal_error", `the ${whose} calls it a defect: ${error.message}`);
+  for (const code of ["internal_error", "system_error"]) {
+    assert(error.code !== code, `the ${whose} has not thought of it: ${error.message}`);
+  }
   assert(error.message !== "");
 }
 

@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertStrictEquals } from "@std/assert";
+import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
 import {
   AgentError,
   describeError,
@@ -24,6 +24,12 @@ Deno.test("toAgentError: ours stays itself and gets only what it lacks", () => {
   const error = new AgentError("c", "m", { side: "source" });
   assertStrictEquals(toAgentError(error, { side: "destination", phase: "ram" }), error);
   assertEquals([error.side, error.phase], ["source", "ram"]);
+});
+
+Deno.test("toAgentError: what the system refuses is no defect of this program", () => {
+  const cause = assertThrows(() => Deno.statSync("/nothing/here"));
+  const error = toAgentError(cause, { side: "source" });
+  assertEquals([error.code, error.kind, error.side], ["system_error", "failed", "source"]);
 });
 
 Deno.test("toAgentError: everything else is a defect of this program", () => {

@@ -32,8 +32,11 @@ Deno.test("the process behind a socket, and what it has open", async () => {
 Deno.test("a file that is no socket has no owner; a process that is not there says so", async () => {
   await using temp = await TempDir.create();
   await Deno.writeTextFile(temp.file("f"), "");
-  const finding = findSocketOwner(temp.file("f"));
-  assertEquals((await assertRejects(() => finding, AgentError)).code, "qemu_process_unknown");
+  for (const name of ["f", "nothing"]) {
+    const finding = findSocketOwner(temp.file(name));
+    const { code, kind } = await assertRejects(() => finding, AgentError);
+    assertEquals([code, kind], ["qmp_unreachable", "refused"]);
+  }
   const reading = readProcess(2 ** 30);
   assertEquals((await assertRejects(() => reading, AgentError)).code, "qemu_process_unknown");
 });
