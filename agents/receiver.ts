@@ -27,7 +27,7 @@ import type { Peer } from "./peer.ts";
 import type { ReceiverOptions } from "./receiver_options.ts";
 import { reportPlan, warnIfInsecure } from "./reports.ts";
 import { type Request, Requests } from "./requests.ts";
-import { WayBack } from "./way_back.ts";
+import { cannotResume, WayBack } from "./way_back.ts";
 import { AGENT_VERSION } from "./version.ts";
 
 /** Receives one guest, beginning with the `hello` that `peer` has sent. */
@@ -271,13 +271,15 @@ export class Receiver {
       );
       await finish.answer(() => Promise.resolve({}));
       this.inquiry.hear();
+      await this.#tidy();
       await this.#journal!.remove();
     } catch (error) {
       // The guest, and what the journal names, is here: no failure of the migration any more.
       const { code, message } = toAgentError(error);
       migration.report({ type: "warning", code, text: `After the handover: ${message}` });
-      const left = this.#journal!.leave({ state: "running", remains: [] });
-      await writeQuietly(this.#migration, () => left);
+      await this.#tidy();
+      const left = () => this.#journal!.leave({ state: "running", remains: [] });
+      await writeQuietly(migration, left);
     }
   }
 
@@ -330,12 +332,14 @@ export class Receiver {
       // What is left belongs to the guest now, unless that is not known.
       const known = outcome === "running" ? { state: outcome, remains: [] } : {};
       const end = { ...known, note: error.message };
+      await this.#tidy();
       return await writeQuietly(this.#migration, () => this.#journal!.leave(end));
     }
     this.account.qmp = this.account.pid = null;
     const told = this.#peer.tellFailure(error);
     await this.#wayBack.settled();
     error.undoErrors.push(...await this.#migration.undo.rollback());
+    await this.#tidy();
     await this.#bury(error);
     await told;
   }
@@ -362,10 +366,15 @@ export class Receiver {
   async close(): Promise<void> {
     const failed = this.account.error !== null;
     await this.#peer.leave(failed ? "failed" : "done", failed ? "the migration failed" : "done");
-    await this.#landing?.close();
-    await this.#control?.[Symbol.asyncDispose]();
+    await this.#tidy();
     await this.#options.host.close();
     this.#closed.resolve();
+  }
+
+  /** Removes what nobody would look for if this program were killed after its journal's last word. */
+  async #tidy(): Promise<void> {
+    await this.#landing?.close();
+    await this.#control?.[Symbol.asyncDispose]();
   }
 
   /** Before the sender has said whether it comes back, the end of its connection is the end. */
@@ -386,9 +395,4 @@ export class Receiver {
     const ready = this.#landing!.restart(signal).then(() => this.#noteGuest());
     this.#wayBack.prepare(ready); // where it fails, the sender is told when it is back
   }
-}
-
-function cannotResume(): AgentError {
-  const text = "This migration cannot go on after a lost connection";
-  return new AgentError("cannot_resume", text, { kind: "refused", side: "destination" });
 }

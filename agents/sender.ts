@@ -292,6 +292,7 @@ class Sender {
       if (this.#options.sourceAfter === "quit") {
         await migration.run("quit", () => this.#guest.quit(signal));
       }
+      await this.#tidy();
       await this.#journal!.remove();
     } catch (error) {
       this.#warnAtEnd(error);
@@ -311,6 +312,7 @@ class Sender {
     const journal = this.#journal!;
     const last = { state: "handed_over", note: toAgentError(error).message } as const;
     const gone = this.#guest.qmp.ended.aborted;
+    await this.#tidy();
     await writeQuietly(this.#migration, () => gone ? journal.remove() : journal.leave(last));
   }
 
@@ -363,6 +365,7 @@ class Sender {
     this.account.running = this.#guest?.shouldRun ?? this.account.running;
     this.account.error = causeOf(error, this.#guest?.failed);
     await told;
+    await this.#tidy();
     const clean = error.undoErrors.length === 0;
     await writeQuietly(
       this.#migration,
@@ -379,10 +382,15 @@ class Sender {
       else await peer?.leave(error ? "failed" : "done", error ? "the migration failed" : "done");
     }
     if (!this.#line) this.#connection?.link.close();
+    await this.#tidy();
+    await this.#guest?.close();
+  }
+
+  /** Removes what nobody would look for if this program were killed after its journal's last word. */
+  async #tidy(): Promise<void> {
     this.#disks?.[Symbol.dispose]();
     this.#memory?.[Symbol.dispose]();
     await this.#folder?.[Symbol.asyncDispose]();
     await this.#control?.[Symbol.asyncDispose]();
-    await this.#guest?.close();
   }
 }

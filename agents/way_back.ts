@@ -2,6 +2,7 @@
 // ready before one of them is of use.
 
 import { abortable } from "../src/base/deadline.ts";
+import { AgentError } from "../src/base/errors.ts";
 import { AsyncQueue } from "../src/base/queue.ts";
 import type { Peer } from "./peer.ts";
 
@@ -36,4 +37,10 @@ export class WayBack {
   async settled(): Promise<void> {
     await this.#ready.catch(() => {}); // told by whoever prepares it
   }
+}
+
+/** There is no way back into this migration. */
+export function cannotResume(): AgentError {
+  const text = "This migration cannot go on after a lost connection";
+  return new AgentError("cannot_resume", text, { kind: "refused", side: "destination" });
 }
