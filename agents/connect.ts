@@ -12,6 +12,7 @@ import { dialSecure, type DialTarget, targetOfSecret, targetOfTicket } from "../
 import { checkTicketAge, decodeTicket, encodeTicket, type Ticket } from "../src/link/ticket.ts";
 import type { ByteLink } from "../src/wire/byte_link.ts";
 
+/** At least; a peer that may be silent for longer may take longer to answer, too. */
 const DIAL_TIMEOUT_MS = 10_000;
 
 /** A connection to the other agent, ready for the wire. */
@@ -60,9 +61,9 @@ export function readReach(value: unknown): Reach | null {
 /** @throws AgentError that says which side could not be reached or was not who it should be */
 export async function connect(
   connection: SendConnection,
-  signal: AbortSignal,
+  { peerTimeoutMs, signal }: { peerTimeoutMs: number; signal: AbortSignal },
 ): Promise<Connection> {
-  const options = { signal, timeoutMs: DIAL_TIMEOUT_MS };
+  const options = { signal, timeoutMs: Math.max(DIAL_TIMEOUT_MS, peerTimeoutMs) };
   switch (connection.by) {
     case "ssh":
       return {

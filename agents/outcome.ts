@@ -11,7 +11,6 @@ import { Peer } from "./peer.ts";
 /** What the receiver knows. `uncertain`: it knows no such migration, or is not sure itself. */
 export type Outcome = ReplyBody<"ask">["state"];
 
-const DIAL_TIMEOUT_MS = 2000;
 /** Between a failed try and the next. */
 const PAUSE_MS = 500;
 
@@ -66,7 +65,7 @@ async function findReceiver<T>(
 ): Promise<T> {
   for (;;) {
     try {
-      const link = await connectAgain(reach, { signal, timeoutMs: DIAL_TIMEOUT_MS });
+      const link = await connectAgain(reach, { signal, timeoutMs: peerTimeoutMs });
       const peer = Peer.dialled(link, { peerTimeoutMs });
       try {
         return await use(peer);

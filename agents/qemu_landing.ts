@@ -1,12 +1,13 @@
 // The QEMU that waits for the guest at the destination, with its exports and its way in for the memory:
 // started, started anew after a lost connection, taken away.
 
+import { Deadline } from "../src/base/deadline.ts";
 import { AgentError } from "../src/base/errors.ts";
-import { borrowSockets, TCP_ESTABLISHED } from "../src/base/foreign_socket.ts";
 import { setNoDelay } from "../src/base/no_delay.ts";
 import type { DestinationQemu } from "../src/guest/destination.ts";
 import { Exports } from "../src/guest/exports.ts";
 import { queryFeatures } from "../src/guest/features.ts";
+import { evictClients } from "../src/guest/nbd_clients.ts";
 import { PskCredentials } from "../src/guest/nbd_keys.ts";
 import { endOfQemu } from "../src/guest/qemu_end.ts";
 import { makePrivateFolder, type PrivateFolder } from "../src/guest/private_folder.ts";
@@ -27,6 +28,9 @@ import {
   serveNbd,
   type StartedServers,
 } from "./nbd_transport.ts";
+
+/** What QEMU may take to end its NBD server when nobody uses it any more. */
+const STOP_TIMEOUT_MS = 5000;
 
 export class QemuLanding implements Landing {
   readonly #options: LandingOptions;
@@ -96,14 +100,15 @@ export class QemuLanding implements Landing {
   }
 
   async reopenDisks(signal: AbortSignal): Promise<void> {
-    await this.#severClients();
-    await this.#exports.stop(signal);
+    await this.#stopServer(signal);
     await this.forgetKey();
     await this.serveDisks(signal);
   }
 
-  stopDisks(signal: AbortSignal): Promise<void> {
-    return this.#exports.stop(signal);
+  /** The guest waits: a QEMU that does not get done with it is given up soon. */
+  async stopDisks(signal: AbortSignal): Promise<void> {
+    using limit = new Deadline(STOP_TIMEOUT_MS, serverHangs, signal);
+    await this.#stopServer(limit.signal);
   }
 
   waitLoaded(signal: AbortSignal): Promise<void> {
@@ -123,8 +128,7 @@ export class QemuLanding implements Landing {
     }
     this.#release();
     // QEMU ends when its memory's connection does, so that is closed last.
-    await this.#severClients();
-    await this.#exports.stop(signal);
+    await this.#stopServer(signal);
     this.#incoming?.[Symbol.dispose]();
     this.#qemu = await this.#qemu.restart(signal);
     this.#relay?.close();
@@ -145,17 +149,13 @@ export class QemuLanding implements Landing {
     await this.#folder?.[Symbol.asyncDispose]();
   }
 
-  /**
-   * Ends what is left of lost connections to the server: when it stops, QEMU waits for its clients, and
-   * one whose encryption was just being agreed on never ends by itself. In a tunnel they have ended.
-   */
-  async #severClients(): Promise<void> {
+  /** In a tunnel nobody else is let in, and what is left of a lost connection has ended. */
+  async #stopServer(signal: AbortSignal): Promise<void> {
     const { nbd } = this.#served ?? {};
-    if (nbd?.transport !== "direct") return;
-    await borrowSockets(this.#qemu.pid, {
-      fits: ({ localPort, state }) => nbd.ports.includes(localPort) && state === TCP_ESTABLISHED,
-      use: (socket) => socket.abort(),
-    }); // false: nobody is connected, or nothing can be borrowed
+    if (nbd?.transport === "direct") {
+      await evictClients({ pid: this.#qemu.pid, ports: nbd.ports }, signal);
+    }
+    await this.#exports.stop(signal);
   }
 
   /** QEMU's one server has all the disks. */
@@ -182,6 +182,14 @@ export class QemuLanding implements Landing {
       exports: exports.map((one) => ({ ...one, server: 0 })),
     };
   }
+}
+
+function serverHangs(): AgentError {
+  return new AgentError(
+    "nbd_server_hangs",
+    `The destination's QEMU has not ended its NBD server within ${STOP_TIMEOUT_MS / 1000} s`,
+    { side: "destination" },
+  );
 }
 
 class QemuGuest implements ArrivingGuest {

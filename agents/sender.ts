@@ -106,7 +106,8 @@ class Sender {
     this.account.running = params.running;
     const connection = await migration.run(
       "connect",
-      async () => this.#connection = await connect(this.#options.connection, signal),
+      async () =>
+        this.#connection = await connect(this.#options.connection, { peerTimeoutMs, signal }),
     );
     migration.report({
       type: "started",

@@ -12,6 +12,7 @@ const NO_ADDRESS = new Uint8Array(16);
 /** States of a TCP socket, as the kernel counts them. */
 export const TCP_ESTABLISHED = 1;
 const TCP_SYN_SENT = 2;
+export const TCP_LISTEN = 10;
 
 const LIBC = {
   syscall: { parameters: ["i64", "i64", "i64", "i64"], result: "i64" },
@@ -41,6 +42,8 @@ export interface BorrowedSocket extends TcpSocket {
    * close(2) the kernel would go on trying to deliver it.
    */
   abort(): boolean;
+  /** One that listens does so no more; whoever has not been accepted yet is turned away. */
+  stopListening(): boolean;
 }
 
 /** The sockets that `pid` itself holds; none when it is gone or cannot be looked at. */
@@ -80,12 +83,20 @@ export async function borrowSockets(pid: number, options: {
         if (socket.state === TCP_SYN_SENT) return shutdown(own, SHUT_RDWR) === 0;
         return connect(own, NO_ADDRESS, NO_ADDRESS.byteLength) === 0;
       },
+      stopListening: () => shutdown(own, SHUT_RDWR) === 0,
     });
     close(own);
     return result;
   });
   close(process);
   return results.every((result) => result);
+}
+
+/** Which of these sockets, by their ids, `pid` still holds: also those that have no connection any more. */
+export async function heldSockets(pid: number, ids: ReadonlySet<string>): Promise<string[]> {
+  const held: string[] = [];
+  for await (const { target } of readDescriptors(pid)) if (ids.has(target)) held.push(target);
+  return held;
 }
 
 /** `address` (IPv4 or IPv6, as numbers) in all the forms in which the kernel shows it. */
@@ -131,15 +142,23 @@ async function findSockets(
 
 async function findDescriptors(pid: number, sockets: ReadonlyMap<string, TcpSocket>) {
   const found: { socket: TcpSocket; descriptor: number }[] = [];
+  for await (const { target, descriptor } of readDescriptors(pid)) {
+    const socket = sockets.get(target);
+    if (socket) found.push({ socket, descriptor });
+  }
+  return found;
+}
+
+/** What a process has open; nothing when it is gone or cannot be looked at. */
+async function* readDescriptors(pid: number) {
   try {
     for await (const { name } of Deno.readDir(`/proc/${pid}/fd`)) {
-      const socket = sockets.get(await linkOrEmpty(`/proc/${pid}/fd/${name}`));
-      if (socket) found.push({ socket, descriptor: Number(name) });
+      const target = await linkOrEmpty(`/proc/${pid}/fd/${name}`);
+      yield { target, descriptor: Number(name) };
     }
   } catch (error) {
     if (!isMissing(error)) throw error;
   }
-  return found;
 }
 
 async function linkOrEmpty(path: string): Promise<string> {

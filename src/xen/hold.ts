@@ -3,7 +3,8 @@
 // model, and the guest is lost (seen with QEMU 7.2). Not the agent has that connection but the program
 // that xl runs for it (agents/xen_pipe.ts): it lives on when the agent is killed, and ends the mirrors
 // before it lets go. The two speak over a unix socket: the path of the device model's socket and a line
-// end; an empty line when it is held, else the reason why not; and the end of the connection.
+// end; an empty line when it is held, else the reason why not; an empty line when the mirrors have ended;
+// and the end of the connection.
 // Specification: docs/xen.md, "The switchover".
 
 import { abortable, delay } from "../base/deadline.ts";
@@ -33,9 +34,9 @@ export async function takeHold(
   );
 }
 
-/** The agent's side: lets go; returns when libxl can have the device model. */
+/** The agent's side, when the mirrors have ended; returns when libxl can have the device model. */
 export async function releaseHold(conn: Deno.UnixConn, signal: AbortSignal): Promise<void> {
-  await conn.closeWrite();
+  await writeAll(conn, new TextEncoder().encode("\n"));
   await abortable(waitEnd(conn), signal);
 }
 
@@ -52,8 +53,12 @@ export async function holdForAgent(conn: Deno.UnixConn): Promise<void> {
     return await say(conn, describeError(error));
   }
   await say(conn, "");
-  await abortable(waitEnd(conn), qmp.ended).catch(() => {}); // looked at in the condition
-  while (!qmp.ended.aborted) {
+  // An agent that has not said so may have left mirrors behind.
+  let released = false;
+  const word = readLine(conn).catch(() => null); // the agent has gone
+  const heard = word.then((line) => released = line !== null);
+  await abortable(heard, qmp.ended).catch(() => {}); // looked at in the condition
+  while (!released && !qmp.ended.aborted) {
     try {
       await endMirrors(qmp, AbortSignal.timeout(END_TIMEOUT_MS));
       break;
@@ -85,7 +90,7 @@ async function readLine(conn: Deno.UnixConn): Promise<string | null> {
 }
 
 /** Returns when the connection has ended, in whatever way. */
-async function waitEnd(conn: Deno.UnixConn): Promise<void> {
+export async function waitEnd(conn: Deno.UnixConn): Promise<void> {
   try {
     while (await conn.read(new Uint8Array(64)) !== null);
   } catch (error) {

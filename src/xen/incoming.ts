@@ -7,7 +7,6 @@
 import { abortable } from "../base/deadline.ts";
 import { AgentError, describeError, quote, toAgentError } from "../base/errors.ts";
 import type { RegisterUndo } from "../guest/destination.ts";
-import { QmpClient } from "../qmp/client.ts";
 import {
   BANNER,
   type ByteSource,
@@ -20,6 +19,7 @@ import {
   writeAll,
 } from "./conversation.ts";
 import { freeSocket } from "./domain.ts";
+import { waitEnd } from "./hold.ts";
 import { setPaused } from "./recovery.ts";
 import { makeHeader, MigrationStream } from "./stream/migration_stream.ts";
 import { destroyDomain, type DomainName, findByUuid } from "./xl.ts";
@@ -52,8 +52,8 @@ export class XenIncoming implements Disposable {
   #fromXl: ByteSource | undefined;
   /** Looked up while the guest still runs at the source. */
   #domain: Promise<DomainName | null> | undefined;
-  /** Of the domain that has been loaded. */
-  #deviceModel: QmpClient | undefined;
+  /** To that of the domain that has been loaded. */
+  #deviceModel: Deno.UnixConn | undefined;
   #ending = false;
 
   constructor(options: XenIncomingOptions) {
@@ -92,7 +92,7 @@ export class XenIncoming implements Disposable {
   }
 
   /**
-   * Waits until everything has been loaded, and its device model answers.
+   * Waits until everything has been loaded, and its device model is there.
    * @throws AgentError `xl_ended`, `xl_conversation`, `device_model_ended`
    */
   async waitLoaded(signal: AbortSignal): Promise<void> {
@@ -107,21 +107,11 @@ export class XenIncoming implements Disposable {
   async resume(run: boolean): Promise<Date> {
     this.#failed.signal.throwIfAborted();
     this.#ending = true;
-    await this.#write(PERMISSION);
-    await readMessage(this.#fromXl!, REPORT);
-    const [status] = await readExactly(this.#fromXl!, 1);
-    const resumedAt = new Date();
-    const end = await this.#xl!.waitEnd(XL_END_TIMEOUT_MS);
-    if (status !== 0) {
-      const { message } = xlFailure("xl migrate-receive", end);
-      throw new AgentError("xl_refused", message, { side: "destination" });
+    try {
+      return await this.#letRun(run);
+    } finally {
+      closeConn(this.#deviceModel);
     }
-    if (run !== this.#options.running) {
-      const domain = await findByUuid(this.#options.uuid);
-      if (domain) await setPaused(domain.domid, !run);
-    }
-    await this.#deviceModel?.close();
-    return resumedAt;
   }
 
   /** Ends what was begun: xl first, because the end of its input would count as the stream's. */
@@ -136,19 +126,29 @@ export class XenIncoming implements Disposable {
       await this.#toXl?.abort().catch(() => {}); // nobody reads: closed all the same
       await xl.waitHelper(XL_END_TIMEOUT_MS);
     }
-    await this.#deviceModel?.close();
     const domain = await findByUuid(this.#options.uuid);
     if (domain) await destroyDomain(domain.domid);
   }
 
   [Symbol.dispose](): void {
-    for (const held of [this.#listener, this.#conn]) {
-      try {
-        held?.close();
-      } catch (error) {
-        if (!(error instanceof Deno.errors.BadResource)) throw error; // closed already
-      }
+    for (const held of [this.#listener, this.#conn, this.#deviceModel]) closeConn(held);
+  }
+
+  async #letRun(run: boolean): Promise<Date> {
+    await this.#write(PERMISSION);
+    await readMessage(this.#fromXl!, REPORT);
+    const [status] = await readExactly(this.#fromXl!, 1);
+    const resumedAt = new Date();
+    const end = await this.#xl!.waitEnd(XL_END_TIMEOUT_MS);
+    if (status !== 0) {
+      const { message } = xlFailure("xl migrate-receive", end);
+      throw new AgentError("xl_refused", message, { side: "destination" });
     }
+    if (run !== this.#options.running) {
+      const domain = await findByUuid(this.#options.uuid);
+      if (domain) await setPaused(domain.domid, !run);
+    }
+    return resumedAt;
   }
 
   async #relay(listener: Deno.UnixListener): Promise<void> {
@@ -184,8 +184,9 @@ export class XenIncoming implements Disposable {
   }
 
   /**
-   * xl does not look at the device model again before it says that the domain runs. This connection,
-   * which nobody else needs meanwhile, tells of its end until then.
+   * xl does not look at the device model again before it lets the domain run. The end of this
+   * connection, which nobody else needs meanwhile, is the device model's until then. Nothing is asked:
+   * the guest waits.
    */
   async #watchDeviceModel(): Promise<void> {
     const { name } = this.#options;
@@ -199,10 +200,8 @@ export class XenIncoming implements Disposable {
       const domain = await this.#domain ?? await findByUuid(this.#options.uuid);
       if (!domain) throw new Error("the domain is gone");
       const path = freeSocket(domain.domid);
-      const qmp = this.#deviceModel = await QmpClient.connect(path, {
-        signal: this.#failed.signal,
-      });
-      qmp.ended.addEventListener("abort", () => fail(qmp.ended.reason), { once: true });
+      const conn = this.#deviceModel = await Deno.connect({ transport: "unix", path });
+      waitEnd(conn).then(() => fail("it has ended"), fail);
     } catch (error) {
       fail(error);
     }
@@ -222,6 +221,15 @@ export class XenIncoming implements Disposable {
     const failure = toAgentError(error, { side: "destination" });
     this.#failed.abort(failure);
     this.#loaded.reject(failure);
+  }
+}
+
+/** It may be closed already, or may never have been opened. */
+function closeConn(held: { close(): void } | undefined): void {
+  try {
+    held?.close();
+  } catch (error) {
+    if (!(error instanceof Deno.errors.BadResource)) throw error;
   }
 }
 

@@ -50,6 +50,8 @@ export class XenOutgoing implements Outgoing {
   readonly #begun = Promise.withResolvers<void>();
   /** What only comes from a domain that is suspended. */
   readonly #suspended = Promise.withResolvers<void>();
+  /** The last of it. */
+  readonly #sent = Promise.withResolvers<void>();
   readonly #asked = Promise.withResolvers<void>();
   readonly #pacer = new Pacer();
   readonly #stream = new MigrationStream();
@@ -61,8 +63,8 @@ export class XenOutgoing implements Outgoing {
   #holds = false;
   /** Ends what looks at the domain meanwhile. */
   readonly #over = new AbortController();
-  /** In what state the domain was suspended, and whether the mirrors have seen all that it wrote. */
-  #checked: Promise<void> = Promise.resolve();
+  /** In which the domain was found suspended, if it was looked at. */
+  #state: DomainState | null = null;
   #startedMs = 0;
   #sentBytes = 0;
   /** Since when nothing has come from xl; Infinity while what has come is passed on. */
@@ -74,6 +76,7 @@ export class XenOutgoing implements Outgoing {
   constructor(options: XenOutgoingOptions) {
     this.#options = options;
     this.#begun.promise.catch(() => {});
+    this.#sent.promise.catch(() => {});
     this.#asked.promise.catch(() => {});
   }
 
@@ -83,17 +86,8 @@ export class XenOutgoing implements Outgoing {
     return Promise.resolve();
   }
 
-  /** Changes the limit while it goes on. @throws AgentError `no_downtime_limit` (kind refused) */
-  adjust({ bandwidthBytesPerS, downtimeLimitMs }: RamLimits): Promise<void> {
-    if (downtimeLimitMs !== null) {
-      return Promise.reject(
-        new AgentError(
-          "no_downtime_limit",
-          "The pause of a Xen domain cannot be limited: libxl decides when it suspends the domain",
-          { kind: "refused", side: "source", hint: "leave --downtime-limit out" },
-        ),
-      );
-    }
+  /** Changes the limit while it goes on. */
+  adjust({ bandwidthBytesPerS }: RamLimits): Promise<void> {
     if (bandwidthBytesPerS !== null) this.#pacer.setRate(bandwidthBytesPerS);
     return Promise.resolve();
   }
@@ -152,12 +146,7 @@ export class XenOutgoing implements Outgoing {
     const reporting = this.#reportProgress(options.report, signal);
     try {
       await abortable(this.#begun.promise, signal);
-      const looking = this.#watchSuspended();
-      this.#checked = this.#check(looking);
-      this.#checked.catch(() => {}); // `finish` awaits it
-      // The stream says the same sooner, unless libxl waits for the device model.
-      await abortable(Promise.race([looking, this.#suspended.promise]), signal);
-      const stoppedAtMs = Date.now();
+      const stoppedAtMs = await abortable(this.#watchSuspended(), signal);
       if (uses.length > 0) await qmp.execute("stop", {}, { signal });
       return stoppedAtMs;
     } finally {
@@ -174,7 +163,8 @@ export class XenOutgoing implements Outgoing {
   async finish(signal: AbortSignal): Promise<RamProgress> {
     const stop = AbortSignal.any([signal, this.#failed.signal]);
     if (this.#holds) await releaseHold(this.#guard!, stop);
-    await abortable(Promise.all([this.#asked.promise, this.#checked]), stop);
+    await abortable(this.#sent.promise, stop);
+    await abortable(Promise.all([this.#asked.promise, this.#check(stop)]), stop);
     return this.#progress();
   }
 
@@ -226,6 +216,7 @@ export class XenOutgoing implements Outgoing {
         } else {
           await writeAll(network, bytes);
           this.#sentBytes += bytes.length;
+          if (kind === "end") this.#sent.resolve();
         }
       }
       const { progress } = this.#stream;
@@ -254,16 +245,26 @@ export class XenOutgoing implements Outgoing {
     this.#begun.resolve();
   }
 
-  #watchSuspended(): Promise<DomainState> {
+  /** When it was suspended. Where libxl waits for the device model only a look tells it, else the stream. */
+  async #watchSuspended(): Promise<number> {
     const signal = AbortSignal.any([this.#failed.signal, this.#over.signal]);
-    return watchDomains(() => this.#lookSuspended(signal), signal);
+    let events = 0;
+    let stoppedAtMs = 0;
+    const watching = watchDomains(async () => {
+      if (events++ > 0) stoppedAtMs = Date.now(); // the first is the watch's own
+      // xl itself needs the processor that a look would take.
+      return this.#holds ? this.#state = await this.#lookSuspended(signal) : null;
+    }, signal);
+    await Promise.race([watching, this.#suspended.promise]);
+    return stoppedAtMs || Date.now();
   }
 
-  /** While the mirrors end and the rest is sent: programs that take their time tell it. */
-  async #check(looking: Promise<DomainState>): Promise<void> {
+  /** All of it has been sent, and xl does nothing here until it has been loaded. */
+  async #check(signal: AbortSignal): Promise<void> {
     const { domain, uses, onSuspended } = this.#options;
-    onSuspended(await looking);
-    if (uses.length > 0) checkUnchanged(uses, await readBackends(domain.domid, this.#over.signal));
+    const state = this.#state ?? await this.#lookSuspended(signal);
+    if (state) onSuspended(state);
+    if (uses.length > 0) checkUnchanged(uses, await readBackends(domain.domid, signal));
   }
 
   async #lookSuspended(signal: AbortSignal): Promise<DomainState | null> {
@@ -325,6 +326,7 @@ export class XenOutgoing implements Outgoing {
     const failure = toAgentError(error, { side: "source" });
     this.#failed.abort(failure);
     this.#begun.reject(failure);
+    this.#sent.reject(failure);
     this.#asked.reject(failure);
   }
 

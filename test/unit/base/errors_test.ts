@@ -27,7 +27,7 @@ Deno.test("toAgentError: ours stays itself and gets only what it lacks", () => {
 });
 
 Deno.test("toAgentError: what the system refuses is no defect of this program", () => {
-  const cause = assertThrows(() => Deno.statSync("/nothing/here"));
+  const cause = assertThrows(() => Deno.statSync("/nothing/here"), Deno.errors.NotFound);
   const error = toAgentError(cause, { side: "source" });
   assertEquals([error.code, error.kind, error.side], ["system_error", "failed", "source"]);
 });

@@ -3,9 +3,11 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import {
   borrowSockets,
+  heldSockets,
   kernelAddresses,
   listSockets,
   TCP_ESTABLISHED,
+  TCP_LISTEN,
 } from "../../../src/base/foreign_socket.ts";
 
 const LITTLE_ENDIAN = new Uint8Array(new Uint32Array([1]).buffer)[0] === 1;
@@ -50,3 +52,24 @@ for (const hostname of ["127.0.0.1", "::1"]) {
     assertEquals(await borrowSockets(Deno.pid, { fits, use: () => true }), false);
   });
 }
+
+Deno.test("one that listens can be made to stop, and is held until its owner closes it", async () => {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = listener.addr;
+  const accepting = listener.accept();
+  using waiting = await Deno.connect({ port });
+  (await accepting).close();
+  const ids = new Set<string>();
+  const fits = (socket: { localPort: number; state: number }) =>
+    socket.localPort === port && socket.state === TCP_LISTEN;
+  const stop = await borrowSockets(Deno.pid, {
+    fits,
+    use: (socket) => ids.add(socket.id) && socket.stopListening(),
+  });
+  assertEquals([stop, ids.size], [true, 1]);
+  await assertRejects(() => Deno.connect({ port }), Deno.errors.ConnectionRefused);
+  assertEquals(await heldSockets(Deno.pid, ids), [...ids]);
+  listener.close();
+  assertEquals(await heldSockets(Deno.pid, ids), []);
+  assertEquals(await waiting.read(new Uint8Array(1)), null); // a connection that was made is no part of it
+});

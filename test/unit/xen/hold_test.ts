@@ -41,35 +41,28 @@ function mirroring(): Record<string, Answer> {
 /** First of all the connections: until then QEMU may answer nothing that is asked in band. */
 const ENDED = ["query-yank", "yank", "query-jobs", "query-jobs", "block-job-cancel", "query-jobs"];
 
-Deno.test("hold: the mirrors end before it is let go, by the agent's word and by its death", async () => {
-  for (const how of ["release", "death"] as const) {
-    await using temp = await TempDir.create();
-    const path = temp.file("qmp");
-    const asked = startDeviceModel(path, mirroring());
-    const [agent, holder] = await connectedPair(temp.file("hold"));
-    const holding = holdForAgent(holder);
-    await takeHold(agent, { path, signal: never });
-    if (how === "release") await releaseHold(agent, never);
-    agent.close();
-    await holding;
-    assertEquals(await asked, ENDED);
-  }
-});
-
-Deno.test("hold: mirrors that have ended already are not looked for", async () => {
+/** What the device model of these answers is asked when the agent lets go, or dies. */
+async function askedAfter(how: "release" | "death", answers: Record<string, Answer>) {
   await using temp = await TempDir.create();
   const path = temp.file("qmp");
-  const asked = startDeviceModel(path, {
-    "query-yank": () => [],
-    "query-jobs": () => [],
-  });
+  const asked = startDeviceModel(path, answers);
   const [agent, holder] = await connectedPair(temp.file("hold"));
   const holding = holdForAgent(holder);
   await takeHold(agent, { path, signal: never });
-  await releaseHold(agent, never);
+  if (how === "release") await releaseHold(agent, never);
   agent.close();
   await holding;
-  assertEquals(await asked, ["query-yank", "query-jobs"]);
+  return await asked;
+}
+
+Deno.test("hold: the mirrors of an agent that dies end before it is let go", async () => {
+  assertEquals(await askedAfter("death", mirroring()), ENDED);
+  const ended = { "query-yank": () => [], "query-jobs": () => [] };
+  assertEquals(await askedAfter("death", ended), ["query-yank", "query-jobs"]);
+});
+
+Deno.test("hold: an agent that lets go has ended its mirrors, and the guest waits", async () => {
+  assertEquals(await askedAfter("release", mirroring()), []);
 });
 
 Deno.test("hold: a device model that cannot be had, and an agent that wants none", async () => {

@@ -79,6 +79,19 @@ Deno.test("source: a domain that is gone is not said to go on", async () => {
   });
 });
 
+Deno.test("a domain whose device model has ended gets its name back, and is not let run", async () => {
+  await withXl({ name: "g1--migratedaway", state: "---ss-" }, async (xl) => {
+    const process = { pid: 2 ** 22 + 1, start_ticks: 1, boot_id: crypto.randomUUID() };
+    const remain = { kind: "xen_source" as const, ...GUEST, qmp: "/q", process, should_run: true };
+    const done: string[] = [];
+    const log = (text: string) => void done.push(text);
+    await settleXen(remain, { signal, mayRun: true, pipe: PIPE, log });
+    assertEquals(xl.calls(), ["rename 5 g1"]); // libxl could not: a try would only fail
+    assertEquals(done.length, 1);
+    assert(done[0]!.includes("'g1' (process 4194305) has ended"), done[0]);
+  });
+});
+
 const RECEIVED: [what: string, domain: { name: string; state: string }, run: boolean, end: {
   state: string;
   calls: string[];

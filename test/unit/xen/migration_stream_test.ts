@@ -109,6 +109,15 @@ Deno.test("xen stream: what is known of it", () => {
   });
 });
 
+Deno.test("xen stream: the first record that only a suspended domain has says that it is", () => {
+  const tsc = offsetOf("tsc");
+  for (const [bytes, suspended] of [[tsc + 7, false], [tsc + 8, true]] as const) {
+    const stream = new MigrationStream();
+    feedAll(stream, [WHOLE.slice(0, bytes)]);
+    assertEquals(stream.progress.isSuspended, suspended);
+  }
+});
+
 Deno.test("xen stream: pages that are only compared count in no pass", () => {
   const { progress } = fed(fromParts(XEN.sender_debug));
   assertEquals([progress.verifies, progress.passes, progress.pageBytes], [true, 3, 5 * 4096]);

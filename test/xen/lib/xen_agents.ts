@@ -79,7 +79,7 @@ async function startAgent(
   args: readonly string[],
   signal: AbortSignal,
 ): Promise<Dom0Agent> {
-  const program = `/mnt/${agentCommand()[0]!.split("/").at(-1)}`;
+  const program = programInDom0();
   const pidFile = (await host.check("mktemp", { signal })).trim();
   const script = 'echo $$ > "$0"; exec "$@"';
   const agent = Agent.start(args, {
@@ -95,14 +95,20 @@ async function startAgent(
   };
 }
 
+/** Where the program under test is in dom0. */
+export function programInDom0(): string {
+  return `/mnt/${agentCommand()[0]!.split("/").at(-1)}`;
+}
+
 /** `migrate-agent WORDS --json` in dom0: its exit code and JSON lines. */
 export async function runAgent(
   host: XenHost,
   words: readonly string[],
   signal: AbortSignal,
 ): Promise<{ code: number; lines: Record<string, unknown>[] }> {
-  const program = `/mnt/${agentCommand()[0]!.split("/").at(-1)}`;
-  const { code, stdout } = await host.run([program, ...words, "--json"].join(" "), { signal });
+  const { code, stdout } = await host.run([programInDom0(), ...words, "--json"].join(" "), {
+    signal,
+  });
   return { code, lines: stdout.trim().split("\n").filter(Boolean).map((line) => JSON.parse(line)) };
 }
 
