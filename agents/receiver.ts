@@ -263,8 +263,9 @@ export class Receiver {
     const migration = this.#migration;
     const { lost } = this.#line!.peer;
     try {
-      await migration.run("journal_running", () => this.#acceptance!.confirm());
+      // First: what the journal calls settled has nothing left to be undone in its QEMU.
       await migration.run("remove_key", () => this.#landing!.forgetKey());
+      await migration.run("journal_running", () => this.#acceptance!.confirm());
       const finish = await migration.run(
         "wait_finish",
         () => this.requests.next("finish", AbortSignal.any([signal, lost])),

@@ -1,24 +1,28 @@
 // TCP sockets of another process, such as QEMU: found in /proc and borrowed, to do what their owner does
 // not offer. Knows nothing of what is spoken on them.
-// Linux: pidfd_getfd(2) (5.6), connect(2) (AF_UNSPEC), tcp(7), proc(5).
+// Linux: pidfd_getfd(2) (5.6), connect(2) (AF_UNSPEC), tcp(7), socket(7), proc(5).
 
 // The same numbers on every architecture.
 const SYS_PIDFD_OPEN = 434n;
 const SYS_PIDFD_GETFD = 438n;
 const SHUT_RDWR = 2;
+const SOL_SOCKET = 1;
+const SO_ACCEPTCONN = 30;
+const INTERNET_FAMILIES = [2, 10]; // IPv4, IPv6
 /** An address of the family AF_UNSPEC, which is 0. */
 const NO_ADDRESS = new Uint8Array(16);
 
 /** States of a TCP socket, as the kernel counts them. */
 export const TCP_ESTABLISHED = 1;
 const TCP_SYN_SENT = 2;
-export const TCP_LISTEN = 10;
 
 const LIBC = {
   syscall: { parameters: ["i64", "i64", "i64", "i64"], result: "i64" },
   setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
   connect: { parameters: ["i32", "buffer", "u32"], result: "i32" },
   shutdown: { parameters: ["i32", "i32"], result: "i32" },
+  getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
+  getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
   close: { parameters: ["i32"], result: "i32" },
 } as const;
 
@@ -41,6 +45,15 @@ export interface BorrowedSocket extends TcpSocket {
    * it broken. What had been written and not been acknowledged is forgotten; after shutdown(2) or
    * close(2) the kernel would go on trying to deliver it.
    */
+  abort(): boolean;
+}
+
+/** A socket that is bound to a TCP port of this host, borrowed from its owner. */
+export interface ServerSocket {
+  id: string;
+  localPort: number;
+  listens: boolean;
+  /** See BorrowedSocket. */
   abort(): boolean;
   /** One that listens does so no more; whoever has not been accepted yet is turned away. */
   stopListening(): boolean;
@@ -65,38 +78,56 @@ export async function borrowSockets(pid: number, options: {
 }): Promise<boolean> {
   const found = await findSockets(pid, options.fits);
   using libc = found.length === 0 ? null : openLibc();
-  if (libc === null) return false;
-  const { syscall, setsockopt, connect, shutdown, close } = libc.symbols;
-  const process = Number(syscall(SYS_PIDFD_OPEN, BigInt(pid), 0n, 0n));
-  if (process < 0) return false;
-  const results = found.map(({ socket, descriptor }) => {
-    const own = Number(syscall(SYS_PIDFD_GETFD, BigInt(process), BigInt(descriptor), 0n));
-    if (own < 0) return false;
-    const result = options.use({
-      ...socket,
-      setOption(level, name, value) {
-        const bytes = new Int32Array([value]);
-        return setsockopt(own, level, name, bytes, bytes.byteLength) === 0;
-      },
-      abort() {
-        // A thread may wait in connect(2) for this one, and only shutdown(2) ends that.
-        if (socket.state === TCP_SYN_SENT) return shutdown(own, SHUT_RDWR) === 0;
-        return connect(own, NO_ADDRESS, NO_ADDRESS.byteLength) === 0;
-      },
-      stopListening: () => shutdown(own, SHUT_RDWR) === 0,
-    });
-    close(own);
-    return result;
-  });
-  close(process);
+  using lender = libc && openLender(libc.symbols, pid);
+  if (!libc || !lender) return false;
+  const { setsockopt, shutdown } = libc.symbols;
+  const results = found.map(({ socket, descriptor }) =>
+    lender.lend(descriptor, (own) =>
+      options.use({
+        ...socket,
+        setOption(level, name, value) {
+          const bytes = new Int32Array([value]);
+          return setsockopt(own, level, name, bytes, bytes.byteLength) === 0;
+        },
+        abort() {
+          // A thread may wait in connect(2) for this one, and only shutdown(2) ends that.
+          if (socket.state === TCP_SYN_SENT) return shutdown(own, SHUT_RDWR) === 0;
+          return disconnect(libc.symbols, own);
+        },
+      })) ?? false
+  );
   return results.every((result) => result);
 }
 
+/**
+ * Calls `use` with every socket of `pid` that is bound to a TCP port, whatever became of its connection.
+ * Reads no table of all connections, which may be long: for when a guest waits. Does nothing where nothing
+ * can be borrowed (`borrowSockets`).
+ */
+export function borrowServerSockets(pid: number, use: (socket: ServerSocket) => void): void {
+  using libc = openLibc();
+  using lender = libc && openLender(libc.symbols, pid);
+  if (!libc || !lender) return;
+  const { symbols } = libc;
+  for (const { target: id, descriptor } of readDescriptors(pid)) {
+    if (!id.startsWith("socket:")) continue;
+    lender.lend(descriptor, (own) => {
+      const localPort = boundPort(symbols, own);
+      if (localPort === null) return;
+      use({
+        id,
+        localPort,
+        listens: isListening(symbols, own),
+        abort: () => disconnect(symbols, own),
+        stopListening: () => symbols.shutdown(own, SHUT_RDWR) === 0,
+      });
+    });
+  }
+}
+
 /** Which of these sockets, by their ids, `pid` still holds: also those that have no connection any more. */
-export async function heldSockets(pid: number, ids: ReadonlySet<string>): Promise<string[]> {
-  const held: string[] = [];
-  for await (const { target } of readDescriptors(pid)) if (ids.has(target)) held.push(target);
-  return held;
+export function heldSockets(pid: number, ids: ReadonlySet<string>): string[] {
+  return [...readDescriptors(pid)].map(({ target }) => target).filter((id) => ids.has(id));
 }
 
 /** `address` (IPv4 or IPv6, as numbers) in all the forms in which the kernel shows it. */
@@ -137,36 +168,20 @@ async function findSockets(
       if (fits(socket)) sockets.set(socket.id, socket);
     }
   }
-  return sockets.size === 0 ? [] : await findDescriptors(pid, sockets);
-}
-
-async function findDescriptors(pid: number, sockets: ReadonlyMap<string, TcpSocket>) {
-  const found: { socket: TcpSocket; descriptor: number }[] = [];
-  for await (const { target, descriptor } of readDescriptors(pid)) {
+  if (sockets.size === 0) return [];
+  return [...readDescriptors(pid)].flatMap(({ target, descriptor }) => {
     const socket = sockets.get(target);
-    if (socket) found.push({ socket, descriptor });
-  }
-  return found;
+    return socket ? [{ socket, descriptor }] : [];
+  });
 }
 
 /** What a process has open; nothing when it is gone or cannot be looked at. */
-async function* readDescriptors(pid: number) {
-  try {
-    for await (const { name } of Deno.readDir(`/proc/${pid}/fd`)) {
-      const target = await linkOrEmpty(`/proc/${pid}/fd/${name}`);
-      yield { target, descriptor: Number(name) };
-    }
-  } catch (error) {
-    if (!isMissing(error)) throw error;
-  }
-}
-
-async function linkOrEmpty(path: string): Promise<string> {
-  try {
-    return await Deno.readLink(path);
-  } catch (error) {
-    if (isMissing(error)) return ""; // closed meanwhile
-    throw error;
+function* readDescriptors(pid: number): Generator<{ target: string; descriptor: number }> {
+  const folder = `/proc/${pid}/fd`;
+  for (const name of orWhenMissing([], () => [...Deno.readDirSync(folder)].map((e) => e.name))) {
+    // One may have been closed meanwhile.
+    const target = orWhenMissing("", () => Deno.readLinkSync(`${folder}/${name}`));
+    yield { target, descriptor: Number(name) };
   }
 }
 
@@ -176,6 +191,15 @@ async function readRows(path: string): Promise<string[]> {
     return (await Deno.readTextFile(path)).trimEnd().split("\n").slice(1);
   } catch (error) {
     if (isMissing(error)) return [];
+    throw error;
+  }
+}
+
+function orWhenMissing<T>(missing: T, read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    if (isMissing(error)) return missing;
     throw error;
   }
 }
@@ -191,4 +215,44 @@ function openLibc() {
   } catch {
     return null; // another C library: the caller is told that nothing was done
   }
+}
+
+type Libc = NonNullable<ReturnType<typeof openLibc>>["symbols"];
+
+/** Lends descriptors of `pid`, each for as long as `use` takes; null when that is not possible. */
+function openLender({ syscall, close }: Libc, pid: number) {
+  const process = Number(syscall(SYS_PIDFD_OPEN, BigInt(pid), 0n, 0n));
+  if (process < 0) return null;
+  return {
+    lend<T>(descriptor: number, use: (own: number) => T): T | null {
+      const own = Number(syscall(SYS_PIDFD_GETFD, BigInt(process), BigInt(descriptor), 0n));
+      if (own < 0) return null;
+      try {
+        return use(own);
+      } finally {
+        close(own);
+      }
+    },
+    [Symbol.dispose]: () => close(process),
+  };
+}
+
+/** See BorrowedSocket, `abort`. */
+function disconnect({ connect }: Libc, own: number): boolean {
+  return connect(own, NO_ADDRESS, NO_ADDRESS.byteLength) === 0;
+}
+
+/** The port of this host; null for a socket of another kind. */
+function boundPort({ getsockname }: Libc, own: number): number | null {
+  const address = new Uint8Array(128);
+  const length = new Uint32Array([address.byteLength]);
+  if (getsockname(own, address, length) !== 0) return null;
+  const [family] = new Uint16Array(address.buffer, 0, 1);
+  return INTERNET_FAMILIES.includes(family!) ? address[2]! * 256 + address[3]! : null;
+}
+
+function isListening({ getsockopt }: Libc, own: number): boolean {
+  const value = new Uint32Array(1);
+  const length = new Uint32Array([value.byteLength]);
+  return getsockopt(own, SOL_SOCKET, SO_ACCEPTCONN, value, length) === 0 && value[0] === 1;
 }

@@ -5,7 +5,7 @@
 // has left, keeps it there for good. QEMU 10.0 does not have that. Knows nothing of QMP.
 
 import { delay } from "../base/deadline.ts";
-import { borrowSockets, heldSockets, TCP_LISTEN } from "../base/foreign_socket.ts";
+import { borrowServerSockets, heldSockets, type ServerSocket } from "../base/foreign_socket.ts";
 
 const POLL_MS = 2;
 
@@ -18,19 +18,11 @@ export async function evictClients(
   { pid, ports }: { pid: number; ports: readonly number[] },
   signal: AbortSignal,
 ): Promise<void> {
-  await borrowSockets(pid, {
-    fits: ({ localPort, state }) => ports.includes(localPort) && state === TCP_LISTEN,
-    use: (socket) => socket.stopListening(),
-  });
-  const evicted = new Set<string>();
-  await borrowSockets(pid, {
-    fits: ({ localPort, state }) => ports.includes(localPort) && state !== TCP_LISTEN,
-    use: (socket) => {
-      evicted.add(socket.id);
-      return socket.abort();
-    },
-  });
-  while (evicted.size > 0 && (await heldSockets(pid, evicted)).length > 0) {
-    await delay(POLL_MS, signal);
-  }
+  const eachHere = (use: (socket: ServerSocket) => void) =>
+    borrowServerSockets(pid, (socket) => ports.includes(socket.localPort) && use(socket));
+  const doors = new Set<string>();
+  eachHere((socket) => socket.listens && doors.add(socket.id) && socket.stopListening());
+  const evicted = new Set<string>(); // nobody joins them any more
+  eachHere((socket) => doors.has(socket.id) || (evicted.add(socket.id) && socket.abort()));
+  while (heldSockets(pid, evicted).length > 0) await delay(POLL_MS, signal);
 }

@@ -28,7 +28,7 @@ const DESTINATION_STEPS = {
   ram: ["flush", "incoming", "wait_arrived"],
   switchover: ["stop_exports", "load", "wait_handover"],
   handover: ["journal_accepted", "resume"],
-  end: ["journal_running", "remove_key", "wait_finish"],
+  end: ["remove_key", "journal_running", "wait_finish"],
 } as const satisfies Record<PhaseName, readonly string[]>;
 
 const STEPS_OF = { source: SOURCE_STEPS, destination: DESTINATION_STEPS };

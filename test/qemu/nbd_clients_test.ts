@@ -4,7 +4,7 @@
 
 import { assertEquals } from "@std/assert";
 import { abortable } from "../../src/base/deadline.ts";
-import { type BorrowedSocket, borrowSockets, TCP_LISTEN } from "../../src/base/foreign_socket.ts";
+import { borrowServerSockets } from "../../src/base/foreign_socket.ts";
 import type { Agent } from "../lib/agents.ts";
 import { attach, makeBootDisk, move, startGuest } from "../lib/moving.ts";
 import { requires } from "../lib/requires.ts";
@@ -18,10 +18,9 @@ const BEFORE = "destination.switchover.stop_exports.before";
 const WORDS = [[], [0, 0, 0, 1], [0, 0, 0, 1, ...new TextEncoder().encode("IHAVEO")]];
 
 /** The port at which that process serves NBD: the one that it listens at. */
-async function nbdPort(pid: number): Promise<number> {
+function nbdPort(pid: number): number {
   const ports: number[] = [];
-  const note = ({ localPort }: BorrowedSocket) => ports.push(localPort) > 0;
-  await borrowSockets(pid, { fits: ({ state }) => state === TCP_LISTEN, use: note });
+  borrowServerSockets(pid, ({ listens, localPort }) => listens && ports.push(localPort));
   assertEquals(ports.length, 1);
   return ports[0]!;
 }
@@ -72,7 +71,7 @@ for (const binary of ["qemu-system-x86_64", newer ?? "a newer QEMU in QEMU_NEWER
           async disturb(_: Agent, receiver: Agent) {
             await receiver.waitFor("warning", ({ code }) => code === "fault_point");
             const pid = Number(await Deno.readTextFile(`${site.run}/guest/qemu.pid`));
-            strangers.push(...await sitDown(await nbdPort(pid)));
+            strangers.push(...await sitDown(nbdPort(pid)));
             receiver.kill("SIGUSR1");
           },
           signal,
