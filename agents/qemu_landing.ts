@@ -105,10 +105,10 @@ export class QemuLanding implements Landing {
     await this.serveDisks(signal);
   }
 
-  /** The guest waits: a QEMU that does not get done with it is given up soon. */
+  /** The guest waits: a server that does not end is given up soon. */
   async stopDisks(signal: AbortSignal): Promise<void> {
     using limit = new Deadline(STOP_TIMEOUT_MS, serverHangs, signal);
-    await this.#stopServer(limit.signal);
+    await this.#stopServer(signal, limit.signal);
   }
 
   waitLoaded(signal: AbortSignal): Promise<void> {
@@ -150,12 +150,12 @@ export class QemuLanding implements Landing {
   }
 
   /** In a tunnel nobody else is let in, and what is left of a lost connection has ended. */
-  async #stopServer(signal: AbortSignal): Promise<void> {
+  async #stopServer(signal: AbortSignal, server = signal): Promise<void> {
     const { nbd } = this.#served ?? {};
     if (nbd?.transport === "direct") {
-      await evictClients({ pid: this.#qemu.pid, ports: nbd.ports }, signal);
+      await evictClients({ pid: this.#qemu.pid, ports: nbd.ports }, server);
     }
-    await this.#exports.stop(signal);
+    await this.#exports.stop(signal, server);
   }
 
   /** QEMU's one server has all the disks. */

@@ -84,10 +84,11 @@ export class Exports {
    * done nothing that came over an old connection can still be written. And it must come before a QEMU
    * is ended whose mirrors are to go on with the next one: they do not send again what was
    * acknowledged.
+   * @param server ends the wait for the server, by default that for all of it
    */
-  async stop(signal: AbortSignal): Promise<void> {
+  async stop(signal: AbortSignal, server = signal): Promise<void> {
     if (this.#listening) {
-      await this.#qmp.execute("nbd-server-stop", {}, { signal });
+      await this.#qmp.execute("nbd-server-stop", {}, { signal: server });
       this.#listening = false;
     }
     while (this.#nodes.length > 0) {
