@@ -91,6 +91,14 @@ const REGRESSIONS: readonly Regression[] = [
   },
   {
     target: "command_line",
+    about: "a key that only begins like one that stays",
+    input: line(["-blockdev", "throttle,throttle-group.,node-name=n,file.driver=file"], [
+      { ...DISK, node_name: "n", format: "raw" },
+    ]),
+    ending: "refused",
+  },
+  {
+    target: "command_line",
     about: "a hint quotes a line break of the peer's",
     input: line(["-netdev", "user,\n"]),
     ending: "refused",

@@ -29,6 +29,8 @@ const FORMAT_KEYS: ReadonlyMap<string, ReadonlySet<string>> = new Map([
   ],
   ["throttle", words("throttle-group")],
 ]);
+/** Of what a format checks before it writes, part by part. */
+const FORMAT_CHECKS = /^overlap-check\.[a-z0-9-]+$/;
 const PROTOCOL_KEYS = words("locking aio aio-max-batch");
 /** For `-drive` alone: its place, and what its BlockBackend does. */
 const DRIVE_KEYS = words(
@@ -48,11 +50,13 @@ export function fateOfFormatKey(
   key: string,
   { driver, isCopy }: { driver: string; isCopy: boolean },
 ): Fate {
-  const [first] = key.split(".") as [string];
-  if (NODE_KEYS.has(key) || FORMAT_KEYS.get(driver)?.has(first)) return "keep";
+  const isOwn = FORMAT_KEYS.get(driver)?.has(key) ||
+    (driver === "qcow2" && FORMAT_CHECKS.test(key));
+  if (NODE_KEYS.has(key) || isOwn) return "keep";
   const isWindow = driver === "raw" && (key === "offset" || key === "size");
   if (!isCopy) return isWindow ? "keep" : "unknown";
   // A backing chain is copied flat, and a window of a raw file as a whole.
+  const [first] = key.split(".");
   return isWindow || first === "backing" || first === "data-file" ? "drop" : "unknown";
 }
 
